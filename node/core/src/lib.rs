@@ -1,0 +1,8 @@
+//! Waypost's engine: what is decided, and nothing of where it happens.
+//!
+//! This crate reaches no runtime, no socket, no database and no clock. Time, keys and randomness are handed to it;
+//! storage is a trait of three calls; everything that leaves is a value. So the same engine runs in production, in
+//! simulations of whole networks in one thread, and under a fuzzer, and does the same thing each time.
+
+pub mod id;
+pub mod time;
