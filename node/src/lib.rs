@@ -1,1 +1,4 @@
-//! n
+//! Where it happens: the daemon around the engine. `node.rs` wires the parts; `store`, `net` and `api` do not know
+//! one another and meet only in the engine's inputs and effects.
+
+pub mod inputs;

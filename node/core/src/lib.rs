@@ -4,5 +4,13 @@
 //! storage is a trait of three calls; everything that leaves is a value. So the same engine runs in production, in
 //! simulations of whole networks in one thread, and under a fuzzer, and does the same thing each time.
 
+pub mod engine;
+pub mod envelope;
+pub mod hop;
 pub mod id;
+pub mod limits;
+pub mod message;
+pub mod policy;
+pub mod store;
 pub mod time;
+pub mod trust;

@@ -1,0 +1,279 @@
+//! Everything that can happen to a node, in the past tense: the engine's only way to learn anything.
+
+use bytes::Bytes;
+use waypost_proto::hop;
+
+use crate::hop::PeerFrame;
+use crate::id::{Incarnation, MessageId, NodeId};
+use crate::message::{ChannelName, Submission};
+
+/// Names a request until its reply. Drawn by whoever asks; unique within a process.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RequestId(pub u64);
+
+/// Names a consumer's stream. Unique within a process.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ConsumerId(pub u64);
+
+/// Names a body that is being streamed in. Unique within a process.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct StreamId(pub u64);
+
+/// Names one connection on which both sides have said hello as members. Unique within a process.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SessionId(pub u64);
+
+/// A rung of the ladder a sender can wait for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Level {
+    /// In the source's synced log.
+    Accepted,
+    /// Signed for by the destination.
+    Delivered,
+    /// Acknowledged by an application at the destination.
+    Consumed,
+}
+
+/// What a member said when it connected.
+#[derive(Clone, Debug)]
+pub struct PeerHello {
+    /// Of its running process.
+    pub incarnation: Incarnation,
+    /// The one it found on disk.
+    pub continues: Option<Incarnation>,
+    /// The commit sequence it recovered at start.
+    pub durable_sequence: u64,
+    /// Drawn per process.
+    pub nonce: u64,
+    /// Per class, the transfer number below which it awaits no custody.
+    pub awaits_from: [u64; 3],
+    /// Its wall clock.
+    pub wall_ms: u64,
+}
+
+/// What happened. Everything in it has been decoded, its signatures verified, its body opened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    // ---- applications ----
+    /// Messages were handed over; all are accepted or none. Bodies are at most one fragment. Answered by `Reply`.
+    Submitted {
+        /// Names the answer.
+        request: RequestId,
+        /// The user, from the socket's credentials.
+        uid: u32,
+        /// Checked by [`Submission::check`].
+        messages: Vec<Submission>,
+    },
+    /// A body of unknown size began to stream in. A refusal comes as `Reply` to `request`.
+    BodyBegun {
+        /// Names the stream.
+        stream: StreamId,
+        /// Names the answer to the whole.
+        request: RequestId,
+        /// The user.
+        uid: u32,
+        /// The message; its `body` is empty.
+        message: Submission,
+    },
+    /// The next part of it: exactly [`crate::limits::FRAGMENT`] bytes, the last one possibly fewer.
+    /// Answered by `Effect::Staged`; at most 16 parts may be unanswered.
+    BodyGrew {
+        /// Which.
+        stream: StreamId,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// It is whole: accept the message. Answered by `Reply` to the stream's request.
+    BodyEnded {
+        /// Which.
+        stream: StreamId,
+    },
+    /// It will never be whole.
+    BodyAbandoned {
+        /// Which.
+        stream: StreamId,
+    },
+    /// A consumer came for a channel's messages.
+    ConsumerOpened {
+        /// Names it.
+        consumer: ConsumerId,
+        /// The user.
+        uid: u32,
+        /// From which channel.
+        channel: ChannelName,
+        /// How long a delivery stays its own.
+        lease_ms: u64,
+        /// After so many deliveries a message is dead-lettered; 0: never.
+        max_deliveries: u32,
+    },
+    /// It has room for more.
+    CreditGranted {
+        /// Who.
+        consumer: ConsumerId,
+        /// So many more.
+        messages: u32,
+    },
+    /// It is done with these. Answered by `Effect::Settled`.
+    Acknowledged {
+        /// Who.
+        consumer: ConsumerId,
+        /// Names from its deliveries.
+        deliveries: Vec<u64>,
+    },
+    /// It failed; deliver again after the delay. Answered by `Effect::Settled`.
+    Nacked {
+        /// Who.
+        consumer: ConsumerId,
+        /// Which.
+        delivery: u64,
+        /// Not before.
+        delay_ms: u64,
+    },
+    /// It needs longer.
+    Extended {
+        /// Who.
+        consumer: ConsumerId,
+        /// Which.
+        delivery: u64,
+        /// From now.
+        lease_ms: u64,
+    },
+    /// It will never want this message. Answered by `Effect::Settled`.
+    Refused {
+        /// Who.
+        consumer: ConsumerId,
+        /// Which.
+        delivery: u64,
+        /// For people.
+        reason: String,
+    },
+    /// It asks for a part of a delivery whose body came without. Answered by `Effect::BodyPart`.
+    BodyPartWanted {
+        /// Who.
+        consumer: ConsumerId,
+        /// Which.
+        delivery: u64,
+        /// The fragment's place in the body.
+        index: u32,
+    },
+    /// It is gone; what it held is anybody's.
+    ConsumerClosed {
+        /// Who.
+        consumer: ConsumerId,
+    },
+    /// Messages are to be ended before delivery.
+    CancelAsked {
+        /// Names the answer.
+        request: RequestId,
+        /// Which.
+        ids: Vec<MessageId>,
+    },
+    /// Where is this message? With `wait`, answered when the level is reached or the message has ended.
+    TraceAsked {
+        /// Names the answer.
+        request: RequestId,
+        /// Which.
+        id: MessageId,
+        /// Until when to hold the answer back.
+        wait: Option<Level>,
+    },
+    /// Nobody waits for this answer any more; answered at once with what is known.
+    WaitEnded {
+        /// Which.
+        request: RequestId,
+    },
+    /// How is the node?
+    StatusAsked {
+        /// Names the answer.
+        request: RequestId,
+    },
+    /// Who are its neighbours?
+    PeersAsked {
+        /// Names the answer.
+        request: RequestId,
+    },
+    /// Which way would mail go?
+    RoutesAsked {
+        /// Names the answer.
+        request: RequestId,
+        /// To this node only.
+        to: Option<crate::message::Recipient>,
+    },
+    /// A token is wanted. Answered by `Reply::Invited`.
+    InviteAsked {
+        /// Names the answer.
+        request: RequestId,
+        /// For one host only.
+        once: bool,
+        /// From now.
+        expires_in_ms: u64,
+    },
+
+    // ---- the network ----
+    /// A member is connected: hellos were exchanged, its certificate verified.
+    PeerConnected {
+        /// Who.
+        peer: NodeId,
+        /// Names the connection.
+        session: SessionId,
+        /// What it said.
+        hello: PeerHello,
+        /// `quic` or `tcp`.
+        transport: &'static str,
+        /// The address that was dialled or seen.
+        address: String,
+    },
+    /// That connection is gone.
+    PeerLost {
+        /// Who.
+        peer: NodeId,
+        /// Which connection.
+        session: SessionId,
+    },
+    /// A ping came back.
+    RttMeasured {
+        /// Who.
+        peer: NodeId,
+        /// In microseconds.
+        rtt_us: u64,
+    },
+    /// This node can be dialled at these addresses (multiaddrs without a peer id).
+    ListenAddressesChanged {
+        /// All of them.
+        addresses: Vec<String>,
+    },
+    /// A frame came, decoded and verified.
+    FrameArrived {
+        /// From whom.
+        peer: NodeId,
+        /// On which connection.
+        session: SessionId,
+        /// What.
+        frame: Box<PeerFrame>,
+    },
+    /// A verified chain of certificates not seen before came with a frame.
+    ChainLearned {
+        /// Whose.
+        subject: NodeId,
+        /// Its certificate first.
+        chain: Vec<hop::Signed>,
+    },
+    /// A stranger with an invitation asks to become a member. Answered by `Reply::Admission`.
+    JoinAsked {
+        /// Names the answer.
+        request: RequestId,
+        /// The key it proved on the connection.
+        subject: NodeId,
+        /// What it showed.
+        join: Box<hop::Join>,
+    },
+    /// A member certified this node. Answered by `Effect::Certify`.
+    Certified {
+        /// This node's certificate first; verified.
+        chain: Vec<hop::Signed>,
+    },
+
+    // ---- time ----
+    /// The time asked for by `Engine::next_wake` has come.
+    Ticked,
+}

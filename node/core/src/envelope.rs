@@ -1,0 +1,7 @@
+//! stub
+/// n
+#[derive(Clone, Debug)]
+pub struct Name;
+/// e
+#[derive(Clone, Debug)]
+pub struct SealedEnvelope;
