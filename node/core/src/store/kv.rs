@@ -19,7 +19,7 @@ pub enum Table {
     InFlow = 4,
     /// Flows carried for others. Ends with the last envelope or receipt of the flow.
     TransitFlow = 5,
-    /// Envelopes this node answers for, by flow and first number. Capped by the outbox and transit quotas.
+    /// Envelopes this node answers for, by flow and last number. Capped by the outbox and transit quotas.
     Envelope = 6,
     /// Bodies: unsealed at the source, sealed in transit, fragments at the destination. Capped as their owners.
     Body = 7,
@@ -29,8 +29,8 @@ pub enum Table {
     Message = 9,
     /// (user, key) to (id, request hash). Ends 7 days after the message's ending.
     Idempotency = 10,
-    /// Endings of ranges of numbers at the source. Ends when the ladder is forgotten.
-    Ended = 11,
+    /// Ids, tags and lifetimes of an own envelope's messages. Ends when the ladder is forgotten.
+    Contents = 11,
     /// What happens at a node time: expiry, forgetting. At most a few rows an envelope.
     Timer = 12,
     /// Messages delivered here and not yet consumed, by flow and number. Capped by the inbox quota.
@@ -74,7 +74,7 @@ impl Table {
         Self::Due,
         Self::Message,
         Self::Idempotency,
-        Self::Ended,
+        Self::Contents,
         Self::Timer,
         Self::Inbox,
         Self::Queue,

@@ -1,7 +1,0 @@
-//! stub
-/// n
-#[derive(Clone, Debug)]
-pub struct Name;
-/// e
-#[derive(Clone, Debug)]
-pub struct SealedEnvelope;
