@@ -4,5 +4,7 @@
 //! storage is a trait of three calls; everything that leaves is a value. So the same engine runs in production, in
 //! simulations of whole networks in one thread, and under a fuzzer, and does the same thing each time.
 
+pub mod envelope;
 pub mod id;
 pub mod time;
+pub mod trust;
