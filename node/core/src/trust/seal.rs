@@ -141,7 +141,7 @@ pub fn verify(
     sealed: Bytes,
     signature: &[u8],
 ) -> Result<VerifiedEnvelope, TrustError> {
-    verify_with(network, |source| VerifyKey::parse(source), header_bytes, sealed, signature)
+    verify_with(network, VerifyKey::parse, header_bytes, sealed, signature)
 }
 
 /// As [`verify`], with the source's key from `key_of`: a roster has the keys of members at hand, already parsed.
