@@ -4,9 +4,7 @@
 //! storage is a trait of three calls; everything that leaves is a value. So the same engine runs in production, in
 //! simulations of whole networks in one thread, and under a fuzzer, and does the same thing each time.
 
-pub mod engine;
 pub mod envelope;
-pub mod hop;
 pub mod id;
 pub mod limits;
 pub mod message;
