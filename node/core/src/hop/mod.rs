@@ -1,11 +1,14 @@
 //! Frames of the hop protocol as the engine takes them: decoded, within their caps, signatures verified, bodies opened.
 
+pub mod decode;
+pub mod encode;
+
 use bytes::Bytes;
 use waypost_proto::hop;
 
-use crate::envelope::{Name, SealedEnvelope};
+use crate::envelope::Name;
 use crate::id::{Class, Incarnation, NodeId};
-use crate::trust::Verified;
+use crate::trust::{Verified, VerifiedEnvelope};
 
 /// The numbers `first ..= last`.
 pub type Span = (u64, u64);
@@ -88,7 +91,7 @@ pub struct Arrived {
     /// The giver's transfer number.
     pub transfer: u64,
     /// Verified.
-    pub envelope: SealedEnvelope,
+    pub envelope: VerifiedEnvelope,
     /// At its destination: the plain body, or why it does not open.
     pub opened: Option<Result<Bytes, crate::trust::OpenError>>,
     /// Milliseconds since acceptance, as far as the holders counted.

@@ -1,0 +1,258 @@
+//! Which neighbour brings a message nearer: expected delay over the facts nodes tell of their links, and one rule,
+//! strictly downhill. Pure: facts and links in, a neighbour out (rules ROUTE-1 to ROUTE-4).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use waypost_proto::hop;
+
+use crate::id::{Incarnation, NodeId};
+use crate::limits;
+
+/// What a down link is thought to cost before anything is known of it, in microseconds.
+pub const UNKNOWN_WAIT_US: u64 = 60_000_000;
+/// The least a link costs.
+const LINK_FLOOR_US: u64 = 100;
+
+/// One direction of a link, as its node tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Link {
+    /// Now.
+    pub up: bool,
+    /// Round trip of an up link, microseconds.
+    pub rtt_us: u64,
+    /// Mean wait of a down link, microseconds.
+    pub wait_us: u64,
+}
+
+impl Link {
+    fn cost_us(&self) -> u64 {
+        if self.up { self.rtt_us.max(LINK_FLOOR_US) } else { self.wait_us.max(LINK_FLOOR_US) }
+    }
+}
+
+/// What is known of a node.
+#[derive(Clone, Debug)]
+pub struct Fact {
+    /// Which start of it speaks.
+    pub incarnation: Incarnation,
+    /// Highest wins within one incarnation.
+    pub sequence: u64,
+    /// Its name; empty: none.
+    pub name: String,
+    /// Where it can be dialled.
+    pub addresses: Vec<String>,
+    /// At most [`limits::FACT_LINKS`].
+    pub links: BTreeMap<NodeId, Link>,
+}
+
+impl Fact {
+    /// From verified contents; `None` when a field is malformed or over its cap (rule FACT-2).
+    #[must_use]
+    pub fn from_wire(content: &hop::FactContent) -> Option<Self> {
+        let within = content.links.len() <= limits::FACT_LINKS && content.addresses.len() <= 16;
+        if !within || content.name.len() > 63 {
+            return None;
+        }
+        let mut links = BTreeMap::new();
+        for link in &content.links {
+            let wait_us = link.mean_wait_ms.saturating_mul(1000);
+            links.insert(
+                NodeId::from_slice(&link.peer)?,
+                Link { up: link.up, rtt_us: u64::from(link.rtt_us), wait_us },
+            );
+        }
+        Some(Self {
+            incarnation: Incarnation::from_slice(&content.incarnation)?,
+            sequence: content.sequence,
+            name: content.name.clone(),
+            addresses: content.addresses.clone(),
+            links,
+        })
+    }
+
+    /// Whether this fact replaces `other` (rule FACT-1).
+    #[must_use]
+    pub fn is_newer_than(&self, other: &Self) -> bool {
+        (self.incarnation.counter, self.incarnation.random, self.sequence)
+            > (other.incarnation.counter, other.incarnation.random, other.sequence)
+    }
+}
+
+/// The facts a node holds, and what follows from them.
+#[derive(Debug, Default)]
+pub struct Directory {
+    facts: BTreeMap<NodeId, Fact>,
+    /// Expected delay of every node to a destination; emptied when anything changes.
+    delays: BTreeMap<NodeId, BTreeMap<NodeId, u64>>,
+}
+
+/// The way on for mail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Next {
+    /// The neighbour to give it to; `None`: hold.
+    pub give: Option<NodeId>,
+    /// Expected delay from here, microseconds; `None`: no way is known.
+    pub delay_us: Option<u64>,
+}
+
+impl Directory {
+    /// Takes a fact in when it is newer than the one held and there is room. Returns whether it was taken.
+    pub fn learn(&mut self, node: NodeId, fact: Fact) -> bool {
+        let newer = self.facts.get(&node).is_none_or(|held| fact.is_newer_than(held));
+        let room = self.facts.len() < limits::FACTS || self.facts.contains_key(&node);
+        if newer && room {
+            self.facts.insert(node, fact);
+            self.forget_delays();
+        }
+        newer && room
+    }
+
+    /// What is known of a node.
+    #[must_use]
+    pub fn fact(&self, node: &NodeId) -> Option<&Fact> {
+        self.facts.get(node)
+    }
+
+    /// All facts.
+    pub fn facts(&self) -> impl Iterator<Item = (&NodeId, &Fact)> {
+        self.facts.iter()
+    }
+
+    /// The nodes of a name.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Vec<NodeId> {
+        self.facts.iter().filter(|(_, fact)| fact.name == name).map(|(node, _)| *node).collect()
+    }
+
+    /// To be called when this node's own links change.
+    pub fn forget_delays(&mut self) {
+        self.delays.clear();
+    }
+
+    /// Decides for mail at `me` with the links `own` (rules ROUTE-1 and ROUTE-2): give it to the up neighbour with the
+    /// least expected delay among those strictly nearer than `me`; hold it when there is none.
+    pub fn next(&mut self, me: NodeId, own: &BTreeMap<NodeId, Link>, destination: NodeId) -> Next {
+        if own.get(&destination).is_some_and(|link| link.up) {
+            return Next { give: Some(destination), delay_us: own.get(&destination).map(Link::cost_us) };
+        }
+        let delays = match self.delays.get(&destination) {
+            Some(delays) => delays,
+            None => {
+                let computed = delays_to(destination, &self.links_with(me, own));
+                self.delays.entry(destination).or_insert(computed)
+            }
+        };
+        let here = delays.get(&me).copied();
+        let nearer = own
+            .iter()
+            .filter(|(_, link)| link.up)
+            .filter_map(|(peer, link)| Some((*peer, delays.get(peer)?, link.cost_us())))
+            .filter(|(_, there, _)| here.is_none_or(|here| **there < here))
+            .min_by_key(|(peer, there, cost)| (there.saturating_add(*cost), *peer));
+        Next { give: nearer.map(|(peer, _, _)| peer), delay_us: here }
+    }
+
+    /// All links both ways: a link is up only if nobody who can know says otherwise (rule ROUTE-3).
+    fn links_with(&self, me: NodeId, own: &BTreeMap<NodeId, Link>) -> BTreeMap<NodeId, BTreeMap<NodeId, u64>> {
+        let mut costs: BTreeMap<NodeId, BTreeMap<NodeId, u64>> = BTreeMap::new();
+        let told = self.facts.iter().filter(|(node, _)| **node != me).map(|(node, fact)| (*node, &fact.links));
+        for (node, links) in told.chain([(me, own)]) {
+            for (peer, link) in links {
+                let other = if *peer == me { own.get(&node) } else { self.facts.get(peer).and_then(|f| f.links.get(&node)) };
+                let cost = other.map_or(link.cost_us(), |other| other.cost_us().max(link.cost_us()));
+                costs.entry(node).or_default().insert(*peer, cost);
+                costs.entry(*peer).or_default().insert(node, cost);
+            }
+        }
+        costs
+    }
+}
+
+/// Dijkstra from the destination over symmetric costs.
+fn delays_to(destination: NodeId, costs: &BTreeMap<NodeId, BTreeMap<NodeId, u64>>) -> BTreeMap<NodeId, u64> {
+    let mut delays = BTreeMap::new();
+    let mut frontier = BTreeSet::from([(0u64, destination)]);
+    while let Some((delay, node)) = frontier.pop_first() {
+        if delays.contains_key(&node) {
+            continue;
+        }
+        delays.insert(node, delay);
+        for (peer, cost) in costs.get(&node).into_iter().flatten() {
+            if !delays.contains_key(peer) {
+                frontier.insert((delay.saturating_add(*cost), *peer));
+            }
+        }
+    }
+    delays
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(number: u8) -> NodeId {
+        NodeId([number; 32])
+    }
+
+    fn up() -> Link {
+        Link { up: true, rtt_us: 1000, wait_us: 0 }
+    }
+
+    fn down(seconds: u64) -> Link {
+        Link { up: false, rtt_us: 0, wait_us: seconds * 1_000_000 }
+    }
+
+    fn fact(sequence: u64, links: &[(u8, Link)]) -> Fact {
+        Fact {
+            incarnation: Incarnation { counter: 1, random: [0; 8] },
+            sequence,
+            name: String::new(),
+            addresses: Vec::new(),
+            links: links.iter().map(|(peer, link)| (node(*peer), *link)).collect(),
+        }
+    }
+
+    /// ROUTE-1: mail for a node behind a neighbour goes to the neighbour, also while the node itself is away.
+    #[test]
+    fn mail_goes_downhill_towards_an_absent_node() {
+        let mut directory = Directory::default();
+        let own = BTreeMap::from([(node(2), up())]);
+        assert_eq!(directory.next(node(1), &own, node(3)), Next { give: None, delay_us: None });
+        directory.learn(node(2), fact(1, &[(1, up()), (3, down(30))]));
+        let next = directory.next(node(1), &own, node(3));
+        assert_eq!(next.give, Some(node(2)));
+        assert_eq!(next.delay_us, Some(30_001_000));
+    }
+
+    /// ROUTE-2: nothing is given uphill: the node nearest to an absent destination holds its mail.
+    #[test]
+    fn the_nearest_node_holds() {
+        let mut directory = Directory::default();
+        directory.learn(node(1), fact(1, &[(2, up())]));
+        let own = BTreeMap::from([(node(1), up()), (node(3), down(30))]);
+        assert_eq!(directory.next(node(2), &own, node(3)).give, None);
+        let own = BTreeMap::from([(node(1), up()), (node(3), up())]);
+        directory.forget_delays();
+        assert_eq!(directory.next(node(2), &own, node(3)).give, Some(node(3)));
+    }
+
+    /// ROUTE-3: one end's word that a link is down is enough.
+    #[test]
+    fn a_link_is_up_only_if_both_say_so() {
+        let mut directory = Directory::default();
+        directory.learn(node(2), fact(1, &[(1, up()), (4, up())]));
+        directory.learn(node(3), fact(1, &[(1, up()), (4, up())]));
+        directory.learn(node(4), fact(1, &[(2, down(50)), (3, up())]));
+        let own = BTreeMap::from([(node(2), up()), (node(3), up())]);
+        assert_eq!(directory.next(node(1), &own, node(4)).give, Some(node(3)));
+    }
+
+    /// FACT-1: an older fact changes nothing.
+    #[test]
+    fn an_older_fact_is_ignored() {
+        let mut directory = Directory::default();
+        assert!(directory.learn(node(2), fact(5, &[])));
+        assert!(!directory.learn(node(2), fact(5, &[(3, up())])));
+        assert!(!directory.learn(node(2), fact(4, &[(3, up())])));
+    }
+}
