@@ -3,5 +3,6 @@
 
 pub mod clock;
 pub mod disk;
+pub mod driver;
 pub mod inputs;
 pub mod store;
