@@ -1,4 +1,8 @@
 //! Where it happens: the daemon around the engine. `node.rs` wires the parts; `store`, `net` and `api` do not know
 //! one another and meet only in the engine's inputs and effects.
 
+pub mod clock;
+pub mod disk;
+pub mod driver;
 pub mod inputs;
+pub mod store;

@@ -277,3 +277,33 @@ pub enum Input {
     /// The time asked for by `Engine::next_wake` has come.
     Ticked,
 }
+
+impl Input {
+    /// Bytes of mail it carries, near enough to keep a round of inputs small in memory. Names and numbers count nothing.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::Submitted { messages, .. } => messages.iter().map(submission_weight).sum(),
+            Self::BodyBegun { message, .. } => submission_weight(message),
+            Self::BodyGrew { bytes, .. } => bytes.len(),
+            Self::FrameArrived { frame, .. } => frame_weight(frame),
+            _ => 0,
+        }
+    }
+}
+
+fn submission_weight(message: &Submission) -> usize {
+    let headers: usize = message.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    headers + message.body.len()
+}
+
+fn frame_weight(frame: &PeerFrame) -> usize {
+    match frame {
+        PeerFrame::Envelope(arrived) => match &arrived.opened {
+            Some(Ok(body)) => body.len(),
+            // Sealed for somebody else: as large as it may be.
+            _ => crate::limits::ENVELOPE_BYTES,
+        },
+        _ => 0,
+    }
+}

@@ -1,0 +1,272 @@
+//! The engine's store on RocksDB: the only file that names it. One batch, one synced write (rule STORE-1); after the
+//! first failure nothing is written any more (rule STORE-3). What the rows mean is not known here.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use rocksdb::{
+    BlockBasedOptions, Cache, ChecksumType, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
+    DBRecoveryMode, DEFAULT_COLUMN_FAMILY_NAME, FlushOptions, Options, ReadOptions, WriteBatch, WriteOptions,
+    properties,
+};
+use waypost_core::store::kv::{Batch, Kv, Pair, StoreError, Table};
+
+use crate::disk::{self, DataDirectory, OpenError};
+
+/// Where in the data directory the database lies.
+const PLACE: &str = "store";
+
+/// The column family of big values, so that compacting small rows does not carry them along.
+const BODIES: &str = "bodies";
+
+const MIB: usize = 1 << 20;
+
+/// Memory for writes not yet in table files, both column families together.
+const MEMTABLES: usize = 40 * MIB;
+
+/// Memory for what was read, filters and indexes included.
+const BLOCK_CACHE: usize = 24 * MIB;
+
+/// Log beyond which the oldest memtables are written out: it bounds what a start has to read.
+const LOG_BYTES: u64 = 128 * MIB as u64;
+
+/// What the bindings have no call for, in RocksDB's own words: read new table files back and compare, carry a checksum
+/// with each row in memory, check the order of levels, and never go on by itself after a failed write.
+const STRICTER: &str = "paranoid_file_checks=true;memtable_protection_bytes_per_key=8;\
+    force_consistency_checks=true;max_bgerror_resume_count=0";
+
+/// A database and the lock on its directory, which outlives it.
+struct Opened {
+    db: DB,
+    directory: DataDirectory,
+}
+
+/// The store of the one engine of a data directory.
+pub struct RocksKv {
+    opened: Arc<Opened>,
+    synced: WriteOptions,
+    /// Why nothing may be written any more.
+    latch: Option<String>,
+}
+
+impl RocksKv {
+    /// Opens the store of a data directory and makes both if they are not there. `force` takes any file system.
+    ///
+    /// # Errors
+    /// When another node has it, when mail would not last there, or when it does not open.
+    pub fn open(dir: &Path, force: bool) -> Result<Self, OpenError> {
+        let directory = DataDirectory::claim(dir, force)?;
+        let place = dir.join(PLACE);
+        disk::make_directory(&place).map_err(|source| OpenError::Directory { dir: dir.to_owned(), source })?;
+        let db = open_database(&place)
+            .map_err(|error| OpenError::Database { dir: dir.to_owned(), why: error.into_string() })?;
+        let mut synced = WriteOptions::default();
+        synced.set_sync(true);
+        Ok(Self { opened: Arc::new(Opened { db, directory }), synced, latch: None })
+    }
+
+    /// What to look after the store with while the engine's thread has it.
+    #[must_use]
+    pub fn upkeep(&self) -> Upkeep {
+        Upkeep { opened: Arc::downgrade(&self.opened), place: self.opened.directory.path().join(PLACE) }
+    }
+
+    /// The database's own count of writes. It goes back only when writes were lost.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.opened.db.latest_sequence_number()
+    }
+
+    fn write(&self, batch: Batch) -> Result<(), StoreError> {
+        let mut writes = WriteBatch::default();
+        for ((table, key), value) in batch {
+            let family = self.opened.family(table)?;
+            match value {
+                Some(value) => writes.put_cf(family, on_disk(table, &key), value),
+                None => writes.delete_cf(family, on_disk(table, &key)),
+            }
+        }
+        self.opened.db.write_opt(writes, &self.synced).map_err(failed)
+    }
+}
+
+impl Opened {
+    fn family(&self, table: Table) -> Result<&ColumnFamily, StoreError> {
+        let name = family_of(table);
+        self.db.cf_handle(name).ok_or_else(|| StoreError::Failed(format!("there is no column family {name}")))
+    }
+}
+
+impl Kv for RocksKv {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let found = self.opened.db.get_cf(self.opened.family(table)?, on_disk(table, key)).map_err(failed)?;
+        Ok(found.map(Bytes::from))
+    }
+
+    fn scan(&self, table: Table, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Pair>, StoreError> {
+        let mut pairs = Vec::new();
+        if from >= to {
+            return Ok(pairs);
+        }
+        let mut bounded = ReadOptions::default();
+        bounded.set_iterate_range(on_disk(table, from)..on_disk(table, to));
+        let mut rows = self.opened.db.raw_iterator_cf_opt(self.opened.family(table)?, bounded);
+        rows.seek_to_first();
+        while pairs.len() < limit {
+            // No row is the end or a failed read: the status tells.
+            let Some((key, value)) = rows.item() else {
+                rows.status().map_err(failed)?;
+                break;
+            };
+            pairs.push((key[1..].to_vec(), Bytes::copy_from_slice(value)));
+            rows.next();
+        }
+        Ok(pairs)
+    }
+
+    fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
+        if let Some(why) = &self.latch {
+            return Err(StoreError::Failed(format!("nothing is written after a failed write, which was: {why}")));
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let done = self.write(batch);
+        // Whether a failed write is on disk only the next start can tell: to write on could make half of it true.
+        self.latch = done.as_ref().err().map(ToString::to_string);
+        done
+    }
+}
+
+/// Looks after a store from outside the engine's thread. Does not keep it open.
+#[derive(Clone)]
+pub struct Upkeep {
+    opened: Weak<Opened>,
+    place: PathBuf,
+}
+
+impl Upkeep {
+    /// Bytes of the store's files.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub fn bytes_on_disk(&self) -> io::Result<u64> {
+        disk::bytes_in(&self.place)
+    }
+
+    /// Bytes that may still be written on the data directory's file system.
+    ///
+    /// # Errors
+    /// When the system does not say, or the store is closed.
+    pub fn free_bytes(&self) -> io::Result<u64> {
+        self.opened.upgrade().ok_or_else(closed)?.directory.free_bytes()
+    }
+
+    /// Writes deletions that are only in memory into table files, where they set off the compaction that frees the
+    /// space of what they delete. Without it a drained store keeps its size until it is written to again. To be called
+    /// every minute or so, never by the engine's thread: it waits for the disk.
+    ///
+    /// # Errors
+    /// When the database refuses, or the store is closed.
+    pub fn free_deleted(&self) -> io::Result<()> {
+        let opened = self.opened.upgrade().ok_or_else(closed)?;
+        for name in [DEFAULT_COLUMN_FAMILY_NAME, BODIES] {
+            let Some(family) = opened.db.cf_handle(name) else { continue };
+            let deletions = opened.db.property_int_value_cf(family, properties::NUM_DELETES_ACTIVE_MEM_TABLE);
+            if deletions.map_err(io::Error::other)?.is_some_and(|count| count > 0) {
+                opened.db.flush_cf_opt(family, &FlushOptions::default()).map_err(io::Error::other)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn closed() -> io::Error {
+    io::Error::other("the store is closed")
+}
+
+fn failed(error: rocksdb::Error) -> StoreError {
+    StoreError::Failed(error.into_string())
+}
+
+/// In which column family a table lies. Part of the format on disk: it never changes for a table (rule STORE-2).
+fn family_of(table: Table) -> &'static str {
+    match table {
+        Table::Body | Table::Inbox | Table::Stage => BODIES,
+        _ => DEFAULT_COLUMN_FAMILY_NAME,
+    }
+}
+
+/// A key as it is on disk: the table's number, then the key (rule STORE-2).
+fn on_disk(table: Table, key: &[u8]) -> Vec<u8> {
+    let mut whole = Vec::with_capacity(1 + key.len());
+    whole.push(table as u8);
+    whole.extend_from_slice(key);
+    whole
+}
+
+fn open_database(place: &Path) -> Result<DB, rocksdb::Error> {
+    let cache = Cache::new_lru_cache(BLOCK_CACHE);
+    let families = [
+        ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, family_options(&cache, 2)?),
+        ColumnFamilyDescriptor::new(BODIES, family_options(&cache, 3)?),
+    ];
+    DB::open_cf_descriptors(&database_options()?, place, families)
+}
+
+fn database_options() -> Result<Options, rocksdb::Error> {
+    let mut options = Options::default().get_options_from_string(STRICTER)?;
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    durable_log(&mut options);
+    options.set_paranoid_checks(true);
+    options.set_db_write_buffer_size(MEMTABLES);
+    options.set_max_background_jobs(2);
+    options.set_max_open_files(256);
+    // The database's diary, which is not its log of writes: at most 4 MiB, without periodic statistics.
+    options.set_keep_log_file_num(4);
+    options.set_max_log_file_size(MIB);
+    options.set_stats_dump_period_sec(0);
+    options.set_stats_persist_period_sec(0);
+    Ok(options)
+}
+
+/// The log of writes is what a commit rests on (rule STORE-1): synced with each batch, never reused, and followed to
+/// its first damaged record at a start, which is the torn tail of a write that nobody was told of.
+fn durable_log(options: &mut Options) {
+    options.set_manual_wal_flush(false);
+    options.set_recycle_log_file_num(0);
+    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    options.set_track_and_verify_wals_in_manifest(true);
+    options.set_max_total_wal_size(LOG_BYTES);
+}
+
+fn family_options(cache: &Cache, memtables: i32) -> Result<Options, rocksdb::Error> {
+    let mut options = Options::default().get_options_from_string(STRICTER)?;
+    options.set_write_buffer_size(16 * MIB);
+    options.set_max_write_buffer_number(memtables);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_block_based_table_factory(&table_options(cache));
+    // Mail comes and goes: a file that is half deletions is compacted at once, so that drained space comes back and
+    // scans do not wade through what is gone.
+    options.add_compact_on_deletion_collector_factory(1024, 512, 0.5);
+    Ok(options)
+}
+
+fn table_options(cache: &Cache) -> BlockBasedOptions {
+    let mut options = BlockBasedOptions::default();
+    // From version 6 a block's checksum covers its file and place: a block written to the wrong place is found.
+    options.set_format_version(6);
+    options.set_checksum_type(ChecksumType::XXH3);
+    options.set_block_cache(cache);
+    options.set_cache_index_and_filter_blocks(true);
+    options.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    options.set_bloom_filter(10.0, false);
+    options
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;
