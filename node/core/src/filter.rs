@@ -384,10 +384,7 @@ fn coded_to_wire(range: &Coded) -> hop::RejectedRange {
 }
 
 fn coded_to_row(ranges: &[Coded]) -> Vec<stored::Coded> {
-    ranges
-        .iter()
-        .map(|range| stored::Coded { first: range.first, last: range.last, reason: range.reason })
-        .collect()
+    ranges.iter().map(|range| stored::Coded { first: range.first, last: range.last, reason: range.reason }).collect()
 }
 
 fn coded_from_row(ranges: &[stored::Coded]) -> Vec<Coded> {

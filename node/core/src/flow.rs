@@ -315,7 +315,11 @@ impl OutFlow {
             second_mark: row.second_mark,
             closed: row.closed,
             tag_key: row.tag_key.as_ref().try_into().map_err(|_| damaged())?,
-            sealings: row.encapsulations.iter().map(|e| sealing_from_row(e).ok_or_else(damaged)).collect::<Result<_, _>>()?,
+            sealings: row
+                .encapsulations
+                .iter()
+                .map(|e| sealing_from_row(e).ok_or_else(damaged))
+                .collect::<Result<_, _>>()?,
             tags: row.tags,
             left_below: row.left_below,
             consumed: spans_from_row(&row.consumed),

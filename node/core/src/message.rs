@@ -97,6 +97,12 @@ impl FromStr for NodeName {
     }
 }
 
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// For whom a message is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Recipient {

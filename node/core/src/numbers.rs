@@ -75,9 +75,8 @@ impl Numbers {
         }
         let from = self.spans.partition_point(|span| span.1.saturating_add(1) < first);
         let to = self.spans.partition_point(|span| span.0 <= last.saturating_add(1));
-        let merged = self.spans[from..to]
-            .iter()
-            .fold((first, last), |sum, span| (sum.0.min(span.0), sum.1.max(span.1)));
+        let merged =
+            self.spans[from..to].iter().fold((first, last), |sum, span| (sum.0.min(span.0), sum.1.max(span.1)));
         self.spans.splice(from..to, [merged]);
     }
 

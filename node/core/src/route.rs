@@ -56,10 +56,8 @@ impl Fact {
         let mut links = BTreeMap::new();
         for link in &content.links {
             let wait_us = link.mean_wait_ms.saturating_mul(1000);
-            links.insert(
-                NodeId::from_slice(&link.peer)?,
-                Link { up: link.up, rtt_us: u64::from(link.rtt_us), wait_us },
-            );
+            links
+                .insert(NodeId::from_slice(&link.peer)?, Link { up: link.up, rtt_us: u64::from(link.rtt_us), wait_us });
         }
         Some(Self {
             incarnation: Incarnation::from_slice(&content.incarnation)?,
@@ -158,7 +156,8 @@ impl Directory {
         let told = self.facts.iter().filter(|(node, _)| **node != me).map(|(node, fact)| (*node, &fact.links));
         for (node, links) in told.chain([(me, own)]) {
             for (peer, link) in links {
-                let other = if *peer == me { own.get(&node) } else { self.facts.get(peer).and_then(|f| f.links.get(&node)) };
+                let other =
+                    if *peer == me { own.get(&node) } else { self.facts.get(peer).and_then(|f| f.links.get(&node)) };
                 let cost = other.map_or(link.cost_us(), |other| other.cost_us().max(link.cost_us()));
                 costs.entry(node).or_default().insert(*peer, cost);
                 costs.entry(*peer).or_default().insert(node, cost);

@@ -83,6 +83,12 @@ impl AgeClock {
         Anchor { at: self.at(now), reading: now }
     }
 
+    /// The reading that the count rests on.
+    #[must_use]
+    pub fn anchor_point(&self) -> Anchor {
+        self.anchor
+    }
+
     /// A peer told its wall clock. When it agrees with ours, the gap across the last reboot is believed.
     pub fn peer_said(&mut self, peer_wall_ms: u64, now: Now) {
         if self.unproven_gap_ms > 0 && peer_wall_ms.abs_diff(now.wall_ms) <= CLOCK_AGREEMENT_MS {

@@ -281,7 +281,9 @@ impl Engine {
                 continue;
             }
             let entered = match MessageId::from_slice(&item.id) {
-                Some(id) => self.enter_one(round, &Entering { handle, number, class: name.flow.class, item, id }, tx)?,
+                Some(id) => {
+                    self.enter_one(round, &Entering { handle, number, class: name.flow.class, item, id }, tx)?
+                }
                 None => Err(Rejection::Malformed),
             };
             let flow = self.flows.inn.change(handle, tx)?.ok_or_else(|| damaged(Table::InFlow))?;

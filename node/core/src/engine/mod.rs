@@ -3,18 +3,45 @@
 //! How to drive it: call [`Engine::step`] for every input of a round with one transaction, then [`Engine::flush`], then
 //! sync the transaction with `store::tx::commit` and carry out the claims it gives. When the commit fails, end the
 //! process: memory is ahead of the disk. Call again with [`input::Input::Ticked`] at [`Engine::next_wake`].
+//!
+//! The way of a message: `submit` gives it a number and a place on disk; `outbound` hands it on; `inbound` takes it
+//! over, on a relay or into the inbox; `consume` gives it to an application; `settle` brings the receipt back and ends
+//! it; `expire` is what time does; `gossip` knows the neighbours; `ask` answers questions; `recover` starts it all.
 
+mod alarm;
+mod ask;
+mod consume;
 pub mod effect;
+mod expire;
+mod gossip;
+mod inbound;
 pub mod input;
+mod lanes;
+mod link;
+mod outbound;
+mod recover;
+mod settle;
+mod state;
+mod submit;
 
-use crate::id::{Incarnation, NetworkId};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use rand_chacha::ChaCha20Rng;
+use waypost_proto::{hop, stored};
+
+use crate::hop::PeerFrame;
+use crate::id::{Class, Incarnation, NetworkId, NodeId};
 use crate::policy::Policy;
-use crate::store::kv::{Kv, StoreError};
-use crate::store::tx::{Outcome, Tx};
-use crate::time::Now;
-use crate::trust::NodeKey;
-use input::Input;
-use waypost_proto::hop;
+use crate::route::{self, Directory};
+use crate::store::kv::StoreError;
+use crate::store::tables::{FlowHandle, meta};
+use crate::store::tx::Tx;
+use crate::time::{AgeClock, NodeTime, Now};
+use crate::trust::{NodeKey, Roster};
+use alarm::{Alarm, Alarms};
+use consume::Settlement;
+use effect::{Effect, Reply};
+use input::{ConsumerId, Input, StreamId};
 
 /// Who this node is.
 pub struct Identity {
@@ -44,51 +71,324 @@ pub struct OwnHello {
     /// Verified chains of members met before, own excluded: to fill the roster with.
     pub known_chains: Vec<Vec<hop::Signed>>,
     /// Neighbours met before and where they were: to be dialled at start.
-    pub known_peers: Vec<(crate::id::NodeId, Vec<String>)>,
+    pub known_peers: Vec<(NodeId, Vec<String>)>,
+}
+
+/// The moment of a round, read once.
+#[derive(Clone, Copy)]
+struct Round {
+    now: Now,
+    at: NodeTime,
+}
+
+/// A step in an envelope's custody log. On disk as these numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+enum Event {
+    TakenFrom = 1,
+    HandedTo = 2,
+    GoneAt = 3,
+    Again = 4,
+}
+
+impl Event {
+    fn describe(number: u32) -> &'static str {
+        match number {
+            1 => "taken from",
+            2 => "handed to",
+            3 => "had been through",
+            4 => "to be sent again",
+            _ => "unknown",
+        }
+    }
+}
+
+/// Mail of a flow waits for a receipt.
+#[derive(Clone, Copy)]
+struct Retry {
+    wait_ms: u64,
+}
+
+/// Standby copies of a flow are to become active again, a page a round.
+struct Job {
+    handle: FlowHandle,
+    /// Only those that this peer has custody of.
+    at: Option<NodeId>,
+    /// Only those that stand by since then or longer.
+    older_than: NodeTime,
+    cursor: u64,
 }
 
 /// The engine.
-pub struct Engine {}
+pub struct Engine {
+    me: NodeId,
+    key: NodeKey,
+    network: NetworkId,
+    policy: Policy,
+    rng: ChaCha20Rng,
+    clock: AgeClock,
+    own: OwnHello,
+    listen: Vec<String>,
+    roster: Roster,
+
+    /// Durable counters, written with every commit; `saved` is what the last one held.
+    counters: stored::Counters,
+    flows: state::Flows,
+    /// This incarnation's flows.
+    open: BTreeMap<(NodeId, Class), FlowHandle>,
+    /// Envelopes that grow in this round.
+    groups: BTreeMap<(NodeId, Class), submit::Group>,
+    streams: BTreeMap<StreamId, submit::Streaming>,
+
+    links: BTreeMap<NodeId, link::Link>,
+    own_links: BTreeMap<NodeId, route::Link>,
+    directory: Directory,
+    lanes: lanes::Lanes,
+    /// Transfer numbers given out, by taker and class.
+    transfers: BTreeMap<(NodeId, Class), u64>,
+    /// What became due up to here has left before, or may have: it is offered, not sent.
+    fresh_above: u64,
+
+    channels: consume::Channels,
+    consumers: BTreeMap<ConsumerId, consume::Consumer>,
+    waiters: BTreeMap<FlowHandle, Vec<ask::Waiter>>,
+
+    alarms: Alarms,
+    retries: BTreeMap<FlowHandle, Retry>,
+    jobs: VecDeque<Job>,
+
+    // To be done at the end of the round.
+    acknowledging: BTreeSet<NodeId>,
+    receipts_owed: BTreeMap<FlowHandle, BTreeSet<NodeId>>,
+    words_due: BTreeSet<FlowHandle>,
+    waking: BTreeSet<FlowHandle>,
+}
 
 impl Engine {
-    /// Reads the disk, begins a new incarnation. The outcome must be committed before anything else happens.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub fn recover(
-        _identity: Identity,
-        _policy: Policy,
-        _kv: &dyn Kv,
-        _now: Now,
-    ) -> Result<(Self, Outcome), StoreError> {
-        unimplemented!()
-    }
-
     /// What to say on connections.
     #[must_use]
     pub fn own_hello(&self) -> &OwnHello {
-        unimplemented!()
+        &self.own
+    }
+
+    /// Boot milliseconds at which to call again with `Ticked`; `None`: when something happens.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<u64> {
+        self.alarms.next()
+    }
+
+    fn round(&self, now: Now) -> Round {
+        Round { now, at: self.clock.at(now) }
+    }
+
+    /// Boot milliseconds at which a node time is reached.
+    fn boot_ms_of(&self, at: NodeTime) -> u64 {
+        let anchor = self.clock.anchor_point();
+        anchor.reading.boot_ms.saturating_add(at.since(anchor.at))
     }
 
     /// Takes one input.
     ///
     /// # Errors
     /// When the store failed; the process must end.
-    pub fn step(&mut self, _input: Input, _now: Now, _tx: &mut Tx<'_>) -> Result<(), StoreError> {
-        unimplemented!()
+    pub fn step(&mut self, input: Input, now: Now, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        let round = self.round(now);
+        match input {
+            Input::Ticked => Ok(()),
+            Input::Submitted { request, uid, messages } => self.submit(round, request, uid, &messages, tx),
+            Input::BodyBegun { stream, request, uid, message } => {
+                self.begin_body(stream, request, uid, message, tx);
+                Ok(())
+            }
+            Input::BodyGrew { stream, bytes } => {
+                self.grow_body(stream, bytes, tx);
+                Ok(())
+            }
+            Input::BodyEnded { stream } => self.end_body(round, stream, tx),
+            Input::BodyAbandoned { stream } => {
+                self.abandon_body(stream, tx);
+                Ok(())
+            }
+            Input::ConsumerOpened { .. }
+            | Input::CreditGranted { .. }
+            | Input::Acknowledged { .. }
+            | Input::Nacked { .. }
+            | Input::Extended { .. }
+            | Input::Refused { .. }
+            | Input::BodyPartWanted { .. }
+            | Input::ConsumerClosed { .. } => self.step_consumer(input, round, tx),
+            Input::CancelAsked { .. }
+            | Input::TraceAsked { .. }
+            | Input::WaitEnded { .. }
+            | Input::StatusAsked { .. }
+            | Input::PeersAsked { .. }
+            | Input::RoutesAsked { .. }
+            | Input::InviteAsked { .. } => self.step_question(input, round, tx),
+            other => self.step_network(other, round, tx),
+        }
     }
 
-    /// Ends a round: forms envelopes, signs receipts, sends what may go.
+    fn step_consumer(&mut self, input: Input, round: Round, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        match input {
+            Input::ConsumerOpened { consumer, channel, lease_ms, max_deliveries, .. } => {
+                self.open_consumer(consumer, &channel, lease_ms, max_deliveries, tx);
+            }
+            Input::CreditGranted { consumer, messages } => self.grant(consumer, messages),
+            Input::Acknowledged { consumer, deliveries } => {
+                return self.settle_deliveries(round, consumer, deliveries, Settlement::Consumed, tx);
+            }
+            Input::Refused { consumer, delivery, .. } => {
+                return self.settle_deliveries(round, consumer, vec![delivery], Settlement::Refused, tx);
+            }
+            Input::Nacked { consumer, delivery, delay_ms } => {
+                return self.nack(round, consumer, delivery, delay_ms, tx);
+            }
+            Input::Extended { consumer, delivery, lease_ms } => self.extend(round, consumer, delivery, lease_ms),
+            Input::BodyPartWanted { consumer, delivery, index } => {
+                return self.hand_body_part(consumer, delivery, index, tx);
+            }
+            Input::ConsumerClosed { consumer } => self.close_consumer(consumer),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn step_question(&mut self, input: Input, round: Round, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        match input {
+            Input::TraceAsked { request, id, wait } => return self.trace(request, id, wait, tx),
+            Input::WaitEnded { request } => return self.end_wait(request, tx),
+            Input::CancelAsked { request, ids } => return self.cancel(round, request, &ids, tx),
+            Input::StatusAsked { request } => {
+                let reply = Reply::Status(Box::new(self.status()));
+                tx.hint(Effect::Reply { request, reply });
+            }
+            Input::PeersAsked { request } => tx.hint(Effect::Reply { request, reply: Reply::Peers(self.peers()) }),
+            Input::RoutesAsked { request, to } => {
+                let reply = self.routes(to.as_ref(), tx)?.map_or_else(Reply::Refused, Reply::Routes);
+                tx.hint(Effect::Reply { request, reply });
+            }
+            Input::InviteAsked { request, once, expires_in_ms } => self.invite(round, request, once, expires_in_ms, tx),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn step_network(&mut self, input: Input, round: Round, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        match input {
+            Input::PeerConnected { peer, session, hello, transport, address } => {
+                return self.connected(round, peer, session, &hello, (transport, address), tx);
+            }
+            Input::PeerLost { peer, session } => return self.lost(round, peer, session, tx),
+            Input::RttMeasured { peer, rtt_us } => self.rtt(round, peer, rtt_us),
+            Input::ListenAddressesChanged { addresses } => {
+                self.listen = addresses;
+                self.publish_soon(round);
+            }
+            Input::ChainLearned { subject, chain } => self.learn_chain(subject, &chain, tx),
+            Input::JoinAsked { request, subject, join } => return self.join_asked(round, request, subject, &join, tx),
+            Input::Certified { chain } => self.certified(chain, tx),
+            Input::FrameArrived { peer, session, frame } => {
+                let current = self.links.get(&peer).is_some_and(|link| link.session == session);
+                if current {
+                    return self.step_frame(round, peer, *frame, tx);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn step_frame(&mut self, round: Round, peer: NodeId, frame: PeerFrame, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        match frame {
+            PeerFrame::Credit { class, bytes, envelopes } => {
+                if let Some(link) = self.links.get_mut(&peer) {
+                    let out = &mut link.out[class.index()];
+                    out.granted_bytes = out.granted_bytes.max(bytes);
+                    out.granted_envelopes = out.granted_envelopes.max(envelopes);
+                }
+                Ok(())
+            }
+            PeerFrame::Envelope(arrived) => self.envelope_arrived(round, peer, arrived, tx),
+            PeerFrame::Offer { offer, items } => self.offered(round, peer, offer, &items, tx),
+            PeerFrame::Want(answer) => self.wanted(round, peer, &answer, tx),
+            PeerFrame::Have(answer) => self.had(round, peer, &answer, tx),
+            PeerFrame::Gone(answer) => self.gone(round, peer, &answer, tx),
+            PeerFrame::Word(word) => self.word_arrived(round, peer, word, tx),
+            PeerFrame::Receipt(receipt) => self.receipt_arrived(round, peer, receipt, tx),
+            PeerFrame::RetryLater { answer, after_ms, source, .. } => {
+                self.refused(round, peer, &answer, after_ms, source);
+                Ok(())
+            }
+            PeerFrame::Custody { incarnation, class, up_to, ranges, durable_sequence } => {
+                self.note_durable(peer, durable_sequence, tx)?;
+                self.custody(round, peer, incarnation, class, (up_to, &ranges), tx)
+            }
+            PeerFrame::Dropped(names) => self.dropped(round, peer, &names, tx),
+            PeerFrame::Digest { .. } => Ok(()),
+            PeerFrame::Ids(ids) => {
+                self.ids_arrived(peer, &ids, tx);
+                Ok(())
+            }
+            PeerFrame::Get(nodes) => self.get_arrived(peer, &nodes, tx),
+            PeerFrame::Fact(fact) => self.fact_arrived(peer, fact, tx),
+        }
+    }
+
+    /// Ends a round: timers, envelopes, deliveries, receipts, words, and what may go on the way.
     ///
     /// # Errors
     /// When the store failed; the process must end.
-    pub fn flush(&mut self, _now: Now, _tx: &mut Tx<'_>) -> Result<(), StoreError> {
-        unimplemented!()
+    pub fn flush(&mut self, now: Now, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        let round = self.round(now);
+        self.ring(round, tx)?;
+        self.work(round, tx)?;
+        self.close_groups(round, tx)?;
+        self.hand_out(round, tx)?;
+        self.issue_receipts(round, tx)?;
+        for handle in std::mem::take(&mut self.words_due) {
+            self.send_word(handle, tx)?;
+        }
+        self.pump(round, tx)?;
+        self.acknowledge(tx);
+        self.answer_waiters(tx)?;
+        self.flows.save(tx);
+        self.channels.save(tx);
+        self.save_counters(round, tx);
+        Ok(())
     }
 
-    /// Boot milliseconds at which to call again with `Ticked`; `None`: when something happens.
-    #[must_use]
-    pub fn next_wake(&self) -> Option<u64> {
-        None
+    /// Looks at what timers name.
+    fn ring(&mut self, round: Round, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        while let Some(alarm) = self.alarms.ring(round.now.boot_ms) {
+            match alarm {
+                Alarm::Continue => return Ok(()),
+                Alarm::Rows => self.ring_rows(round, tx)?,
+                Alarm::Retry(handle) => self.retry(round, handle, tx)?,
+                Alarm::Word(handle) => {
+                    self.words_due.insert(handle);
+                }
+                Alarm::Substates(handle) => self.owe_receipt(handle, None),
+                Alarm::Publish => self.publish(tx),
+                Alarm::Lease(consumer) => self.end_leases(round, consumer),
+                Alarm::Channel(handle) => self.wake_channel(handle),
+                Alarm::Unblock => self.unblock(round),
+            }
+        }
+        Ok(())
+    }
+
+    /// Every commit moves the counters on; a round that wrote nothing is no commit.
+    fn save_counters(&mut self, round: Round, tx: &mut Tx<'_>) {
+        if tx.is_empty() {
+            return;
+        }
+        let anchor = self.clock.anchor(round.now);
+        self.counters.commit_sequence += 1;
+        self.counters.node_time_ms = anchor.at.0;
+        self.counters.boot_ms = anchor.reading.boot_ms;
+        self.counters.boot_id = bytes::Bytes::copy_from_slice(&anchor.reading.boot_id);
+        self.counters.wall_ms = anchor.reading.wall_ms;
+        self.counters.highest_wall_ms = self.counters.highest_wall_ms.max(anchor.reading.wall_ms);
+        tx.put(&meta::COUNTERS.to_owned(), &self.counters);
     }
 }

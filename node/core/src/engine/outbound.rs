@@ -279,12 +279,7 @@ impl Engine {
     }
 
     /// The envelope that a key names.
-    pub(super) fn name_of(
-        &mut self,
-        key: EnvelopeKey,
-        count: u32,
-        tx: &Tx<'_>,
-    ) -> Result<Option<Name>, StoreError> {
+    pub(super) fn name_of(&mut self, key: EnvelopeKey, count: u32, tx: &Tx<'_>) -> Result<Option<Name>, StoreError> {
         let flow = match self.flows.out.get(key.0, tx)? {
             Some(flow) => Some(flow.id),
             None => self.flows.transit.get(key.0, tx)?.map(|flow| flow.id),
@@ -295,7 +290,13 @@ impl Engine {
     // ---- answers ----
 
     /// The neighbour wants offered items: they go as credit allows.
-    pub(super) fn wanted(&mut self, round: Round, peer: NodeId, answer: &Answer, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+    pub(super) fn wanted(
+        &mut self,
+        round: Round,
+        peer: NodeId,
+        answer: &Answer,
+        tx: &mut Tx<'_>,
+    ) -> Result<(), StoreError> {
         for (class, in_hand) in self.answered(peer, answer) {
             if let Some(link) = self.links.get_mut(&peer) {
                 link.out[class.index()].wanted.push_back(in_hand);
@@ -350,7 +351,13 @@ impl Engine {
     }
 
     /// The neighbour has these, durable and active: as good as custody.
-    pub(super) fn had(&mut self, round: Round, peer: NodeId, answer: &Answer, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+    pub(super) fn had(
+        &mut self,
+        round: Round,
+        peer: NodeId,
+        answer: &Answer,
+        tx: &mut Tx<'_>,
+    ) -> Result<(), StoreError> {
         for (_, in_hand) in self.answered(peer, answer) {
             self.hand_over(round, peer, in_hand, Event::HandedTo, tx)?;
         }
@@ -359,7 +366,13 @@ impl Engine {
 
     /// The neighbour had these in this wave and has passed them on or given them up: nothing more to do with it here
     /// until the wave is raised.
-    pub(super) fn gone(&mut self, round: Round, peer: NodeId, answer: &Answer, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+    pub(super) fn gone(
+        &mut self,
+        round: Round,
+        peer: NodeId,
+        answer: &Answer,
+        tx: &mut Tx<'_>,
+    ) -> Result<(), StoreError> {
         for (_, in_hand) in self.answered(peer, answer) {
             self.hand_over(round, peer, in_hand, Event::GoneAt, tx)?;
         }
@@ -392,8 +405,7 @@ impl Engine {
         peer: NodeId,
         incarnation: Incarnation,
         class: Class,
-        up_to: u64,
-        ranges: &[Span],
+        (up_to, ranges): (u64, &[Span]),
         tx: &mut Tx<'_>,
     ) -> Result<(), StoreError> {
         if incarnation != self.own.incarnation {
@@ -408,6 +420,37 @@ impl Engine {
         let held: Vec<InHand> = held.iter().filter_map(|transfer| in_flight.remove(transfer)).collect();
         for in_hand in held {
             self.hand_over(round, peer, in_hand, Event::HandedTo, tx)?;
+        }
+        Ok(())
+    }
+
+    /// Remembers how far the neighbour's disk is: a rollback there shows against it (rule HELLO-2).
+    pub(super) fn note_durable(&self, peer: NodeId, sequence: u64, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        if let Some(mut row) = tx.get::<stored::Peer>(&(peer,))?
+            && sequence > row.durable_sequence
+        {
+            row.durable_sequence = sequence;
+            tx.put(&(peer,), &row);
+        }
+        Ok(())
+    }
+
+    /// A neighbour gave up standby copies it had custody of: ours are active again, or the giver is told (rule
+    /// CUSTODY-4).
+    pub(super) fn dropped(
+        &mut self,
+        round: Round,
+        peer: NodeId,
+        names: &[Name],
+        tx: &mut Tx<'_>,
+    ) -> Result<(), StoreError> {
+        for name in names {
+            let Some(handle) = self.flows.handle(&name.flow, tx)? else { continue };
+            let key = (handle, name.last());
+            let Some(row) = tx.get::<stored::Envelope>(&key)? else { continue };
+            if row.state() == State::Standby && row.standby_at == peer.0.as_slice() {
+                self.revive(round, name.flow, key, row, tx);
+            }
         }
         Ok(())
     }
@@ -478,4 +521,3 @@ enum Handed {
     /// Not now, and nothing behind it either.
     Stop,
 }
-

@@ -44,16 +44,12 @@ impl TransitFlow {
 /// A flow that has a row.
 pub(super) trait Stored: Sized {
     type Row: Record<Key = (FlowHandle,)>;
-    fn id(&self) -> FlowId;
     fn to_row(&self) -> Self::Row;
     fn from_row(row: &Self::Row) -> Result<Self, StoreError>;
 }
 
 impl Stored for OutFlow {
     type Row = stored::OutFlow;
-    fn id(&self) -> FlowId {
-        self.id
-    }
     fn to_row(&self) -> stored::OutFlow {
         Self::to_row(self)
     }
@@ -64,9 +60,6 @@ impl Stored for OutFlow {
 
 impl Stored for InFlow {
     type Row = stored::InFlow;
-    fn id(&self) -> FlowId {
-        self.id
-    }
     fn to_row(&self) -> stored::InFlow {
         Self::to_row(self)
     }
@@ -77,9 +70,6 @@ impl Stored for InFlow {
 
 impl Stored for TransitFlow {
     type Row = stored::TransitFlow;
-    fn id(&self) -> FlowId {
-        self.id
-    }
     fn to_row(&self) -> stored::TransitFlow {
         stored::TransitFlow {
             flow: Bytes::copy_from_slice(&self.id.to_bytes()),

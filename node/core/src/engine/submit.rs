@@ -14,8 +14,8 @@ use crate::flow::{OutFlow, Sealing};
 use crate::id::{Class, FlowId, MessageId, NodeId};
 use crate::limits;
 use crate::message::{Recipient, Submission};
-use crate::store::kv::{StoreError, Table};
 use crate::store::keys::Key as _;
+use crate::store::kv::{StoreError, Table};
 use crate::store::tables::FlowHandle;
 use crate::store::tx::Tx;
 use crate::time::NodeTime;
@@ -314,13 +314,7 @@ impl Engine {
     }
 
     /// Draws a new encapsulation for a flow when the last is worn (rule SEAL-3).
-    fn ensure_sealing(
-        &mut self,
-        round: Round,
-        handle: FlowHandle,
-        first: u64,
-        tx: &Tx<'_>,
-    ) -> Result<(), StoreError> {
+    fn ensure_sealing(&mut self, round: Round, handle: FlowHandle, first: u64, tx: &Tx<'_>) -> Result<(), StoreError> {
         let (me, network) = (self.me, self.network);
         let flow = self.flows.out.change(handle, tx)?.ok_or_else(|| damaged(Table::OutFlow))?;
         let fresh = flow.sealings.last().is_some_and(|sealing| {
@@ -339,7 +333,14 @@ impl Engine {
     // ---- bodies that stream in ----
 
     /// Makes room for a body of unknown size, or refuses.
-    pub(super) fn begin_body(&mut self, stream: StreamId, request: RequestId, uid: u32, message: Submission, tx: &mut Tx<'_>) {
+    pub(super) fn begin_body(
+        &mut self,
+        stream: StreamId,
+        request: RequestId,
+        uid: u32,
+        message: Submission,
+        tx: &mut Tx<'_>,
+    ) {
         let checked = message.check().map_err(Refusal::from).and_then(|()| self.resolve(&message.to));
         let to = match checked.and_then(|to| self.room_in_outbox(1, 0).map(|()| to)) {
             Ok(to) => to,
@@ -420,7 +421,8 @@ impl Engine {
             return self.submit(round, request, uid, &[message], tx);
         }
         let hash = hash::whole_hash(&streaming.chaining_values);
-        let examined = self.examine(streaming.uid, &streaming.message, request_hash(&streaming.message, Some(hash)), tx)?;
+        let examined =
+            self.examine(streaming.uid, &streaming.message, request_hash(&streaming.message, Some(hash)), tx)?;
         let reply = match examined {
             Err(refusal) => Reply::Refused(refusal),
             Ok(Standing::Repeated(accepted)) => Reply::Accepted(vec![accepted]),

@@ -90,7 +90,11 @@ impl Decoder<'_> {
         frame.map(Some).ok_or(bounds)
     }
 
-    fn statement<T: Statement>(&self, attested: hop::Attested, learned: &mut Learned) -> Result<Verified<T>, FrameError> {
+    fn statement<T: Statement>(
+        &self,
+        attested: hop::Attested,
+        learned: &mut Learned,
+    ) -> Result<Verified<T>, FrameError> {
         let chain = attested.chain.clone();
         let mut roster = lock(self.roster);
         let before = roster.len();
@@ -189,7 +193,8 @@ fn offer_from_wire(offer: &hop::Offer) -> Option<PeerFrame> {
 
 fn parts_of(offer: u64, items: &[u32], class: u32, transfers: &[u64]) -> Option<Answer> {
     if offer > 0 {
-        let within = items.len() <= limits::OFFER_ITEMS && items.iter().all(|item| (*item as usize) < limits::OFFER_ITEMS);
+        let within =
+            items.len() <= limits::OFFER_ITEMS && items.iter().all(|item| (*item as usize) < limits::OFFER_ITEMS);
         return within.then(|| Answer::Items { offer, items: items.to_vec() });
     }
     let class = Class::from_wire(class)?;

@@ -22,11 +22,8 @@ pub fn credit(class: Class, bytes: u64, envelopes: u64) -> Box<hop::Frame> {
 /// Envelopes to be had: name, wave, bytes.
 #[must_use]
 pub fn offer(offer: u64, items: &[(Name, u32, u64)]) -> Box<hop::Frame> {
-    let items = items.iter().map(|(name, wave, bytes)| hop::Offered {
-        name: Some(name.to_wire()),
-        wave: *wave,
-        bytes: *bytes,
-    });
+    let items =
+        items.iter().map(|(name, wave, bytes)| hop::Offered { name: Some(name.to_wire()), wave: *wave, bytes: *bytes });
     frame(Kind::Offer(hop::Offer { offer, items: items.collect() }))
 }
 

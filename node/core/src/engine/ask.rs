@@ -1,0 +1,386 @@
+//! Answers: where a message is, how the node does, who its neighbours are, and who may join (rules TRACE-1, TRUST-7).
+
+use waypost_proto::hop;
+use waypost_proto::stored::{self, envelope::State};
+
+use super::effect::{CustodyEvent, Effect, Refusal, Reply, Route, Rung, Status, Trace};
+use super::input::{Level, RequestId};
+use super::settle::{CONSUMED, DEAD, REFUSED};
+use super::submit::damaged;
+use super::{Engine, Event, Round};
+use crate::filter::Rejection;
+use crate::flow::Ending;
+use crate::id::{MessageId, NodeId};
+use crate::limits;
+use crate::message::Recipient;
+use crate::store::keys::Key as _;
+use crate::store::kv::{StoreError, Table};
+use crate::store::tables::FlowHandle;
+use crate::store::tx::Tx;
+use crate::trust::{AdmissionClock, NodeKey, Terms, Token, examine};
+
+/// Fragments of a body whose rows a trace reads; the rest is summed up by the message's row.
+const TRACED_FRAGMENTS: u32 = 64;
+
+/// A request that waits for a level.
+pub(super) struct Waiter {
+    request: RequestId,
+    id: MessageId,
+    level: Level,
+}
+
+impl Engine {
+    /// Where is this message? Answered now, or when the level is reached.
+    pub(super) fn trace(
+        &mut self,
+        request: RequestId,
+        id: MessageId,
+        wait: Option<Level>,
+        tx: &mut Tx<'_>,
+    ) -> Result<(), StoreError> {
+        let Some(message) = tx.get::<stored::Message>(&(id,))? else {
+            tx.hint(Effect::Reply { request, reply: Reply::Refused(Refusal::UnknownMessage(id)) });
+            return Ok(());
+        };
+        let trace = self.trace_of(id, &message, wait, tx)?;
+        let waits = wait.is_some() && !trace.reached && !trace.ended;
+        if waits && self.waiters.values().map(Vec::len).sum::<usize>() < limits::WAITERS {
+            let level = wait.unwrap_or(Level::Accepted);
+            self.waiters.entry(message.handle).or_default().push(Waiter { request, id, level });
+            return Ok(());
+        }
+        tx.claim(Effect::Reply { request, reply: Reply::Trace(Box::new(trace)) });
+        Ok(())
+    }
+
+    /// Something of a flow has changed: its waiters are looked at in this round.
+    pub(super) fn wake_waiters(&mut self, handle: FlowHandle) {
+        if self.waiters.contains_key(&handle) {
+            self.waking.insert(handle);
+        }
+    }
+
+    /// Answers the waiters whose level is reached.
+    pub(super) fn answer_waiters(&mut self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        for handle in std::mem::take(&mut self.waking) {
+            let mut left = Vec::new();
+            for waiter in self.waiters.remove(&handle).unwrap_or_default() {
+                let Some(message) = tx.get::<stored::Message>(&(waiter.id,))? else { continue };
+                let trace = self.trace_of(waiter.id, &message, Some(waiter.level), tx)?;
+                if trace.reached || trace.ended {
+                    let reply = Reply::Trace(Box::new(trace));
+                    tx.claim(Effect::Reply { request: waiter.request, reply });
+                } else {
+                    left.push(waiter);
+                }
+            }
+            if !left.is_empty() {
+                self.waiters.insert(handle, left);
+            }
+        }
+        Ok(())
+    }
+
+    /// Nobody waits any longer: what is known now.
+    pub(super) fn end_wait(&mut self, request: RequestId, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        for waiters in self.waiters.values_mut() {
+            let Some(place) = waiters.iter().position(|waiter| waiter.request == request) else { continue };
+            let Waiter { request, id, level } = waiters.remove(place);
+            if let Some(message) = tx.get::<stored::Message>(&(id,))? {
+                let trace = self.trace_of(id, &message, Some(level), tx)?;
+                tx.claim(Effect::Reply { request, reply: Reply::Trace(Box::new(trace)) });
+            }
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    /// The ladder of a message (rule TRACE-1): each rung with its time, in order of time.
+    fn trace_of(
+        &mut self,
+        id: MessageId,
+        message: &stored::Message,
+        wait: Option<Level>,
+        tx: &Tx<'_>,
+    ) -> Result<Trace, StoreError> {
+        let flow = self.flows.out.get(message.handle, tx)?.ok_or_else(|| damaged(Table::OutFlow))?.id;
+        let mut ladder = vec![Rung { state: "accepted".to_owned(), at_ms: message.accepted_ms, by: Some(self.me) }];
+        let mut custody = Vec::new();
+        let whole = message.fragments.max(1);
+        let mut endings: Vec<(u32, u32, u64, u32)> = Vec::new();
+        let mut from = message.number;
+        let last = message.number + u64::from(whole.min(TRACED_FRAGMENTS)) - 1;
+        while from <= last {
+            let rows =
+                tx.scan::<stored::Envelope>(&(message.handle, from).encode(), &(message.handle, u64::MAX).encode(), 1)?;
+            let Some((key, row)) = rows.into_iter().next() else { break };
+            self.read_row(&row, from, &mut ladder, &mut custody, &mut endings);
+            from = key.1 + 1;
+        }
+        ladder.extend(rungs_of_endings(&endings, whole.min(TRACED_FRAGMENTS), message, flow.destination));
+        ladder.sort_by_key(|rung| rung.at_ms);
+        custody.sort_by_key(|event| event.at_ms);
+        custody.truncate(256);
+        let has = |state: &str| ladder.iter().any(|rung| rung.state.starts_with(state));
+        let ended = ["delivered", "expired", "rejected", "cancelled", "damaged"].iter().any(|state| has(state));
+        let consumed = has("consumed");
+        let negative = ended && !has("delivered");
+        let over = negative || consumed || has("refused") || has("dead-lettered");
+        let reached = match wait {
+            None | Some(Level::Accepted) => true,
+            Some(Level::Delivered) => has("delivered"),
+            Some(Level::Consumed) => consumed,
+        };
+        let state = highest(&ladder);
+        Ok(Trace {
+            id,
+            from: self.me,
+            to: flow.destination,
+            channel: message.channel.clone(),
+            class: flow.class,
+            state,
+            ladder,
+            custody,
+            reached,
+            ended: if wait == Some(Level::Consumed) { over } else { ended },
+        })
+    }
+
+    /// The highest rung of a message.
+    pub(super) fn state_of(&mut self, id: MessageId, tx: &Tx<'_>) -> Result<String, StoreError> {
+        let Some(message) = tx.get::<stored::Message>(&(id,))? else { return Ok("unknown".to_owned()) };
+        Ok(self.trace_of(id, &message, None, tx)?.state)
+    }
+
+    /// What one envelope's row says of one of its numbers.
+    fn read_row(
+        &self,
+        row: &stored::Envelope,
+        number: u64,
+        ladder: &mut Vec<Rung>,
+        custody: &mut Vec<CustodyEvent>,
+        endings: &mut Vec<(u32, u32, u64, u32)>,
+    ) {
+        for event in &row.custody {
+            let peer = NodeId::from_slice(&event.peer);
+            let what = Event::describe(event.event);
+            custody.push(CustodyEvent { node: self.me, event: what.to_owned(), at_ms: event.at_ms, peer });
+            let held = event.event == Event::HandedTo as u32;
+            if held && !ladder.iter().any(|rung| rung.state == "held" && rung.by == peer) {
+                ladder.push(Rung { state: "held".to_owned(), at_ms: event.at_ms, by: peer });
+            }
+        }
+        if row.state() == State::Ended {
+            let node = self.me;
+            let at_ms = row.endings.iter().map(|ending| ending.at_ms).max().unwrap_or_default();
+            custody.push(CustodyEvent { node, event: "freed its copy".to_owned(), at_ms, peer: None });
+        }
+        let touching = row.endings.iter().filter(|ending| ending.first <= number && number <= ending.last);
+        endings.extend(touching.map(|ending| (ending.ending, ending.reason, ending.at_ms, u32::from(ending.late))));
+    }
+
+    /// The node's state.
+    pub(super) fn status(&self) -> Status {
+        let counters = &self.counters;
+        Status {
+            address: self.me,
+            name: self.policy.name.clone(),
+            network: self.network.to_string(),
+            listen: self.listen.clone(),
+            outbox: (counters.outbox_messages, counters.outbox_bytes),
+            inbox: (counters.inbox_messages, counters.inbox_bytes + counters.inbox_reserved),
+            transit: (counters.transit_envelopes, counters.transit_bytes),
+            standby: counters.standby,
+            peers: u32::try_from(self.links.len()).unwrap_or(u32::MAX),
+            durable_sequence: counters.commit_sequence,
+        }
+    }
+
+    /// The way to one node, or to all known.
+    pub(super) fn routes(
+        &mut self,
+        to: Option<&Recipient>,
+        tx: &Tx<'_>,
+    ) -> Result<Result<Vec<Route>, Refusal>, StoreError> {
+        let nodes: Vec<NodeId> = match to {
+            Some(recipient) => match self.resolve(recipient) {
+                Ok(node) => vec![node],
+                Err(refusal) => return Ok(Err(refusal)),
+            },
+            None => self.directory.facts().map(|(node, _)| *node).filter(|node| *node != self.me).collect(),
+        };
+        let mut routes = Vec::with_capacity(nodes.len());
+        for to in nodes {
+            let next = self.directory.next(self.me, &self.own_links, to);
+            let end = crate::store::keys::after_prefix(&(to,).encode());
+            let waiting = tx.scan_raw(Table::Due, &(to,).encode(), &end, 10_000)?.len() as u64;
+            routes.push(Route {
+                to,
+                name: self.directory.fact(&to).map(|fact| fact.name.clone()).unwrap_or_default(),
+                next: next.give,
+                expected_delay_ms: next.delay_us.map(|us| us / 1000),
+                waiting,
+            });
+        }
+        Ok(Ok(routes))
+    }
+
+    // ---- membership ----
+
+    fn admission_clock(&self, round: Round) -> AdmissionClock {
+        AdmissionClock {
+            now_ms: round.now.wall_ms,
+            build_ms: self.policy.build_ms,
+            highest_stored_ms: self.counters.highest_wall_ms,
+        }
+    }
+
+    /// Makes a token.
+    pub(super) fn invite(&mut self, round: Round, request: RequestId, once: bool, lifetime_ms: u64, tx: &mut Tx<'_>) {
+        let clock = self.admission_clock(round);
+        let secret = NodeKey::draw(&mut self.rng);
+        let addresses: Vec<String> = self.listen.iter().map(|address| format!("{address}/p2p/{}", self.me)).collect();
+        let terms = Terms { once, lifetime_ms };
+        let token = match self.roster.member(&self.me) {
+            Some(member) => Token::issue(&self.key, member, terms, clock, secret, &addresses).ok(),
+            None => None,
+        };
+        let reply = match token {
+            Some(token) => Reply::Invited {
+                token: token.to_text().to_string(),
+                expires_at_ms: round.now.wall_ms.saturating_add(lifetime_ms),
+            },
+            None => Reply::Refused(Refusal::NotAdmitted),
+        };
+        tx.claim(Effect::Reply { request, reply });
+    }
+
+    /// A stranger shows an invitation; the use of a single-use one is on disk before the certificate leaves (TRUST-7).
+    pub(super) fn join_asked(
+        &mut self,
+        round: Round,
+        request: RequestId,
+        subject: NodeId,
+        join: &hop::Join,
+        tx: &mut Tx<'_>,
+    ) -> Result<(), StoreError> {
+        let result = self.admit(round, subject, join, tx)?;
+        tx.claim(Effect::Reply { request, reply: Reply::Admission(result) });
+        Ok(())
+    }
+
+    fn admit(
+        &mut self,
+        round: Round,
+        subject: NodeId,
+        join: &hop::Join,
+        tx: &mut Tx<'_>,
+    ) -> Result<Result<Vec<hop::Signed>, String>, StoreError> {
+        if let Some(chain) = self.roster.chain_of(&subject) {
+            return Ok(Ok(chain));
+        }
+        let clock = self.admission_clock(round);
+        let Some(issuer) = self.roster.member(&self.me) else {
+            return Ok(Err("this node is not a member yet: ask another".to_owned()));
+        };
+        let admissible = match examine(issuer, &self.roster, join, subject, clock) {
+            Ok(admissible) => admissible,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        let invitation = admissible.invitation_hash();
+        let used = tx.get::<stored::Admission>(&(invitation,))?;
+        let used_by = used.and_then(|row| NodeId::from_slice(&row.subject));
+        let admission = match admissible.certify(&self.key, used_by) {
+            Ok(admission) => admission,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        if admission.once {
+            let subject = bytes::Bytes::copy_from_slice(&subject.0);
+            let expires_ms = round.now.wall_ms.saturating_add(limits::LIFETIME_MAX_MS);
+            tx.put(&(invitation,), &stored::Admission { subject, expires_ms });
+        }
+        self.learn_chain(subject, &admission.chain, tx);
+        Ok(Ok(admission.chain))
+    }
+
+    /// Keeps a verified chain.
+    pub(super) fn learn_chain(&mut self, subject: NodeId, chain: &[hop::Signed], tx: &mut Tx<'_>) {
+        if self.roster.admit_chain(subject, chain).is_ok() {
+            let certificate = |signed: &hop::Signed| stored::Signed {
+                content: signed.content.clone(),
+                signature: signed.signature.clone(),
+            };
+            tx.put(&(subject,), &stored::Chain { certificates: chain.iter().map(certificate).collect() });
+        }
+    }
+
+    /// A member certified this node.
+    pub(super) fn certified(&mut self, chain: Vec<hop::Signed>, tx: &mut Tx<'_>) {
+        self.learn_chain(self.me, &chain, tx);
+        if self.roster.is_member(&self.me) {
+            self.own.chain.clone_from(&chain);
+            tx.claim(Effect::Certify { chain });
+        }
+    }
+}
+
+/// Rungs from the endings of all numbers of a message: of a body in fragments, delivered when all are.
+fn rungs_of_endings(
+    endings: &[(u32, u32, u64, u32)],
+    numbers: u32,
+    message: &stored::Message,
+    destination: NodeId,
+) -> Vec<Rung> {
+    let mut rungs = Vec::new();
+    let open = message.fragments > 0 && message.open_fragments > 0;
+    let codes = [1, 2, 3, 4, 5, CONSUMED, REFUSED, DEAD];
+    for code in codes {
+        let of_code: Vec<_> = endings.iter().filter(|(ending, ..)| *ending == code).collect();
+        let Some((_, reason, at_ms, late)) = of_code.iter().max_by_key(|(_, _, at, _)| *at).copied().copied() else {
+            continue;
+        };
+        let all = of_code.len() >= numbers as usize;
+        let positive = code == Ending::Delivered as u32 || code == CONSUMED;
+        if positive && (!all || open) {
+            continue;
+        }
+        let name = match code {
+            CONSUMED => "consumed".to_owned(),
+            REFUSED => format!("refused: {}", Rejection::describe(reason)),
+            DEAD => format!("dead-lettered: {}", Rejection::describe(reason)),
+            _ => ending_name(code, reason, late > 0),
+        };
+        let by = (code >= Ending::Delivered as u32).then_some(destination);
+        rungs.push(Rung { state: name, at_ms, by });
+    }
+    rungs
+}
+
+fn ending_name(code: u32, reason: u32, late: bool) -> String {
+    match Ending::from_wire(code) {
+        Some(Ending::Delivered) if late => "arrived late".to_owned(),
+        Some(Ending::Rejected) => format!("rejected: {}", Rejection::describe(reason)),
+        Some(Ending::Damaged) if reason == 1 => "damaged: outcome unknown".to_owned(),
+        Some(Ending::Damaged) => "damaged: outcome lost".to_owned(),
+        Some(ending) => ending.name().to_owned(),
+        None => "unknown".to_owned(),
+    }
+}
+
+/// The state to show: the highest rung, an ending before `held`, a sub-state before `delivered`.
+fn highest(ladder: &[Rung]) -> String {
+    let rank = |state: &str| match state.split(':').next().unwrap_or(state) {
+        "accepted" => 0,
+        "held" => 1,
+        "arrived late" => 2,
+        "delivered" => 4,
+        "consumed" | "refused" | "dead-lettered" => 5,
+        _ => 3,
+    };
+    ladder.iter().max_by_key(|rung| rank(&rung.state)).map(|rung| rung.state.clone()).unwrap_or_default()
+}
+
+/// Draws from the engine's random source.
+pub(super) fn draw_u64(rng: &mut impl rand_core::Rng) -> u64 {
+    rng.next_u64()
+}

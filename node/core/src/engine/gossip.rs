@@ -1,0 +1,272 @@
+//! Neighbours: who is connected, what they remember of us, and the facts that tell who reaches whom (rules FACT-1 to
+//! FACT-4, HELLO-1, HELLO-2). A connection, a new fact or a heal re-examines what waits, at once.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use waypost_proto::hop::{self, frame::Kind};
+use waypost_proto::stored;
+
+use super::alarm::Alarm;
+use super::effect::{Effect, Stream};
+use super::input::{PeerHello, SessionId};
+use super::link::Link;
+use super::{Engine, Job, Round};
+use crate::hop::{FactId, encode};
+use crate::id::{Class, Incarnation, NodeId};
+use crate::limits;
+use crate::route::{self, Fact, UNKNOWN_WAIT_US};
+use crate::store::keys::end_of_table;
+use crate::store::kv::StoreError;
+use crate::store::tables::FactRow;
+use crate::store::tx::Tx;
+use crate::time::NodeTime;
+use crate::trust::{Label, Verified};
+
+/// A changed link is told after this time, with whatever else has changed by then (rule FACT-3).
+const PUBLISH_MS: u64 = 100;
+
+impl Engine {
+    /// A member is connected.
+    pub(super) fn connected(
+        &mut self,
+        round: Round,
+        peer: NodeId,
+        session: SessionId,
+        hello: &PeerHello,
+        (transport, address): (&'static str, String),
+        tx: &mut Tx<'_>,
+    ) -> Result<(), StoreError> {
+        if let Some(old) = self.links.get(&peer).map(|link| link.session) {
+            self.link_lost(peer, old);
+            tx.hint(Effect::Disconnect { peer, session: old, why: "a newer connection took its place" });
+        }
+        self.clock.peer_said(hello.wall_ms, round.now);
+        self.links.insert(peer, Link::new(session, transport, hello.incarnation));
+        self.own_links.insert(peer, route::Link { up: true, rtt_us: 1000, wait_us: 0 });
+        self.directory.forget_delays();
+        self.remember_peer(round, peer, hello, address, tx)?;
+        for class in Class::ALL {
+            let window = (self.policy.credit_bytes, self.policy.credit_envelopes);
+            let link = self.links.get_mut(&peer);
+            if let Some((bytes, envelopes)) =
+                link.and_then(|link| link.inc[class.index()].replenish(window.0, window.1))
+            {
+                let frame = encode::credit(class, bytes, envelopes);
+                tx.hint(Effect::Send { peer, session, stream: Stream::Control, frame });
+            }
+        }
+        self.publish_soon(round);
+        let ids: Vec<FactId> = self.directory.facts().map(|(node, fact)| fact_id(*node, fact)).collect();
+        tx.hint(Effect::Send { peer, session, stream: Stream::Control, frame: encode::ids(&ids) });
+        self.tell_held(peer, tx)
+    }
+
+    /// Keeps what must be known of a neighbour after a restart; one that lost or rolled back its disk gets everything
+    /// offered again (rule HELLO-2).
+    fn remember_peer(
+        &mut self,
+        round: Round,
+        peer: NodeId,
+        hello: &PeerHello,
+        address: String,
+        tx: &mut Tx<'_>,
+    ) -> Result<(), StoreError> {
+        let mut row = tx.get::<stored::Peer>(&(peer,))?.unwrap_or_default();
+        let known = Incarnation::from_slice(&row.incarnation);
+        let same_disk = known == Some(hello.incarnation) || known == hello.continues;
+        let lost = known.is_some() && (!same_disk || hello.durable_sequence < row.durable_sequence);
+        if lost && known != Some(hello.incarnation) {
+            self.offer_again(round, peer, tx)?;
+        }
+        row.incarnation = Bytes::copy_from_slice(&hello.incarnation.to_bytes());
+        if lost || row.durable_sequence < hello.durable_sequence {
+            row.durable_sequence = hello.durable_sequence;
+        }
+        if !address.is_empty() {
+            row.addresses.retain(|known| *known != address);
+            row.addresses.insert(0, address);
+            row.addresses.truncate(8);
+        }
+        row.last_connected_ms = round.now.wall_ms;
+        row.connected = true;
+        tx.put(&(peer,), &row);
+        Ok(())
+    }
+
+    /// Everything that stands by because `peer` has custody becomes active again.
+    fn offer_again(&mut self, round: Round, peer: NodeId, tx: &Tx<'_>) -> Result<(), StoreError> {
+        let at = Some(peer);
+        let older_than = NodeTime(u64::MAX);
+        for handle in self.flows_with_mail(tx)? {
+            self.jobs.push_back(Job { handle, at, older_than, cursor: 0 });
+        }
+        self.alarms.set(Alarm::Continue, round.now.boot_ms);
+        Ok(())
+    }
+
+    fn flows_with_mail(&self, tx: &Tx<'_>) -> Result<Vec<u64>, StoreError> {
+        let out = tx.scan::<stored::OutFlow>(&[], &end_of_table(), usize::MAX >> 1)?;
+        let transit = tx.scan::<stored::TransitFlow>(&[], &end_of_table(), usize::MAX >> 1)?;
+        let open = out.into_iter().filter(|(_, row)| row.floor < row.next_number).map(|((handle,), _)| handle);
+        let held = transit.into_iter().filter(|(_, row)| row.envelopes > 0).map(|((handle,), _)| handle);
+        Ok(open.chain(held).collect())
+    }
+
+    /// A connection is gone.
+    pub(super) fn lost(
+        &mut self,
+        round: Round,
+        peer: NodeId,
+        session: SessionId,
+        tx: &mut Tx<'_>,
+    ) -> Result<(), StoreError> {
+        if self.links.get(&peer).is_none_or(|link| link.session != session) {
+            return Ok(());
+        }
+        self.link_lost(peer, session);
+        self.own_links.insert(peer, route::Link { up: false, rtt_us: 0, wait_us: UNKNOWN_WAIT_US });
+        self.directory.forget_delays();
+        if let Some(mut row) = tx.get::<stored::Peer>(&(peer,))? {
+            row.connected = false;
+            tx.put(&(peer,), &row);
+        }
+        self.publish_soon(round);
+
+        Ok(())
+    }
+
+    /// A ping came back.
+    pub(super) fn rtt(&mut self, round: Round, peer: NodeId, rtt_us: u64) {
+        let Some(link) = self.links.get_mut(&peer) else { return };
+        let first = link.rtt_us == 0;
+        link.rtt_us = if first { rtt_us } else { (link.rtt_us * 7 + rtt_us) / 8 };
+        let smooth = link.rtt_us;
+        if let Some(own) = self.own_links.get_mut(&peer) {
+            let changed = own.rtt_us > smooth.saturating_mul(2) || smooth > own.rtt_us.saturating_mul(2);
+            if changed {
+                own.rtt_us = smooth;
+                self.directory.forget_delays();
+                self.publish_soon(round);
+            }
+        }
+    }
+
+    pub(super) fn publish_soon(&mut self, round: Round) {
+        self.alarms.set_if_unset(Alarm::Publish, round.now.boot_ms + PUBLISH_MS);
+    }
+
+    /// Signs a new fact of this node and tells it; its number is on disk before it leaves (rule FACT-3).
+    pub(super) fn publish(&mut self, tx: &mut Tx<'_>) {
+        self.counters.fact_sequence += 1;
+        let mut links: Vec<_> = self.own_links.iter().collect();
+        links.sort_by_key(|(peer, link)| (!link.up, link.wait_us, **peer));
+        let links = links.into_iter().take(limits::FACT_LINKS).map(|(peer, link)| hop::Link {
+            peer: Bytes::copy_from_slice(&peer.0),
+            up: link.up,
+            rtt_us: u32::try_from(link.rtt_us).unwrap_or(u32::MAX),
+            mean_wait_ms: link.wait_us / 1000,
+            max_size: limits::ENVELOPE_BYTES as u64,
+            windows: Vec::new(),
+        });
+        let content = hop::FactContent {
+            node: Bytes::copy_from_slice(&self.me.0),
+            incarnation: Bytes::copy_from_slice(&self.own.incarnation.to_bytes()),
+            sequence: self.counters.fact_sequence,
+            durable_sequence: self.counters.commit_sequence,
+            name: self.policy.name.clone(),
+            addresses: self.listen.iter().take(8).cloned().collect(),
+            links: links.collect(),
+            homes: Vec::new(),
+            channels: Vec::new(),
+        };
+        let signed = self.sign(Label::Fact, &content);
+        if let Some(fact) = Fact::from_wire(&content) {
+            self.directory.learn(self.me, fact);
+            self.store_fact(self.me, &signed, tx);
+            self.push_id(self.me, None, tx);
+        }
+    }
+
+    fn store_fact(&self, node: NodeId, signed: &hop::Signed, tx: &mut Tx<'_>) {
+        let row = stored::Signed { content: signed.content.clone(), signature: signed.signature.clone() };
+        tx.put(&(node,), &FactRow(row));
+    }
+
+    /// Tells neighbours that there is a newer fact; they ask for it if they lack it (rule FACT-4).
+    fn push_id(&self, node: NodeId, except: Option<NodeId>, tx: &mut Tx<'_>) {
+        let Some(fact) = self.directory.fact(&node) else { return };
+        let id = fact_id(node, fact);
+        for (peer, link) in self.links.iter().filter(|(peer, _)| Some(**peer) != except && **peer != node) {
+            let frame = encode::ids(&[id]);
+            tx.claim(Effect::Send { peer: *peer, session: link.session, stream: Stream::Control, frame });
+        }
+    }
+
+    /// A neighbour tells which facts it has: ask for the newer ones.
+    pub(super) fn ids_arrived(&mut self, peer: NodeId, ids: &[FactId], tx: &mut Tx<'_>) {
+        let newer = |id: &&FactId| {
+            id.node != self.me
+                && self
+                    .directory
+                    .fact(&id.node)
+                    .is_none_or(|fact| (id.counter, id.sequence) > (fact.incarnation.counter, fact.sequence))
+        };
+        let wanted: Vec<NodeId> = ids.iter().filter(newer).map(|id| id.node).collect();
+        if let (false, Some(link)) = (wanted.is_empty(), self.links.get(&peer)) {
+            let frame = encode::get(&wanted);
+            tx.hint(Effect::Send { peer, session: link.session, stream: Stream::Control, frame });
+        }
+    }
+
+    /// A neighbour asks for facts.
+    pub(super) fn get_arrived(&mut self, peer: NodeId, nodes: &[NodeId], tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        for node in nodes {
+            let Some(FactRow(row)) = tx.get::<FactRow>(&(*node,))? else { continue };
+            let Some(link) = self.links.get_mut(&peer) else { return Ok(()) };
+            let show = link.must_show(Stream::Control, *node);
+            let chain = if show { self.roster.chain_of(node).unwrap_or_default() } else { Vec::new() };
+            let object = Some(hop::Signed { content: row.content, signature: row.signature });
+            let frame = encode::frame(Kind::Fact(hop::Attested { object, chain }));
+            tx.claim(Effect::Send { peer, session: link.session, stream: Stream::Control, frame });
+        }
+        Ok(())
+    }
+
+    /// A fact came: keep it when it is newer, tell the others, and let what waits look again.
+    pub(super) fn fact_arrived(
+        &mut self,
+        peer: NodeId,
+        fact: Verified<hop::FactContent>,
+        tx: &mut Tx<'_>,
+    ) -> Result<(), StoreError> {
+        let node = fact.signer();
+        let Some(parsed) = Fact::from_wire(fact.content()).filter(|_| node != self.me) else { return Ok(()) };
+        if self.directory.learn(node, parsed) {
+            self.store_fact(node, fact.signed(), tx);
+            self.push_id(node, Some(peer), tx);
+        }
+        Ok(())
+    }
+
+    /// Up links with their round trips, for `peers`.
+    pub(super) fn peers(&self) -> Vec<super::effect::Peer> {
+        let own: BTreeMap<_, _> = self.own_links.iter().collect();
+        own.into_iter()
+            .map(|(node, _)| {
+                let link = self.links.get(node);
+                super::effect::Peer {
+                    node: *node,
+                    name: self.directory.fact(node).map(|fact| fact.name.clone()).unwrap_or_default(),
+                    connected: link.is_some(),
+                    transport: link.map_or("", |link| link.transport),
+                    rtt_us: link.map_or(0, |link| link.rtt_us),
+                }
+            })
+            .collect()
+    }
+}
+
+fn fact_id(node: NodeId, fact: &Fact) -> FactId {
+    FactId { node, counter: fact.incarnation.counter, sequence: fact.sequence }
+}

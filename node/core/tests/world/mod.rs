@@ -1,0 +1,379 @@
+//! A few engines in one thread: real stores in memory, real seals and signatures, frames carried by hand in order.
+//! Connections are made and cut, nodes are killed and started again; nothing here decides what they do.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng as _, SeedableRng as _};
+use waypost_core::engine::effect::{Accepted, Delivery, Effect, Reply, Stream, Trace};
+use waypost_core::engine::input::{ConsumerId, Input, Level, PeerHello, RequestId, SessionId, StreamId};
+use waypost_core::engine::{Engine, Identity};
+use waypost_core::hop::decode::Decoder;
+use waypost_core::id::{Class, MessageId, NetworkId, NodeId};
+use waypost_core::limits;
+use waypost_core::message::{Recipient, Submission};
+use waypost_core::policy::Policy;
+use waypost_core::store::mem::MemKv;
+use waypost_core::store::tx::{Tx, commit};
+use waypost_core::time::Now;
+use waypost_core::trust::{NodeKey, Roots, Roster, found, membership};
+use waypost_proto::hop;
+
+/// A node: its disk, and its engine while it runs.
+pub struct Host {
+    pub key: NodeKey,
+    pub kv: MemKv,
+    pub engine: Option<Engine>,
+    pub policy: Policy,
+    chain: Vec<hop::Signed>,
+    roster: Mutex<Roster>,
+    roots: Mutex<Roots>,
+    /// What applications here were handed, by consumer.
+    pub deliveries: BTreeMap<ConsumerId, Vec<Delivery>>,
+    pub parts: Vec<(u64, u32, Option<Bytes>)>,
+    pub settled: BTreeSet<u64>,
+    pub replies: BTreeMap<RequestId, Reply>,
+}
+
+/// Hosts and the frames between them.
+pub struct World {
+    pub network: NetworkId,
+    pub hosts: Vec<Host>,
+    pub now: Now,
+    rng: ChaCha20Rng,
+    next: u64,
+    sessions: BTreeMap<(usize, usize), SessionId>,
+    wire: VecDeque<(usize, usize, SessionId, Stream, Box<hop::Frame>)>,
+    /// Frames carried, by kind, for tests that count.
+    pub carried: BTreeMap<&'static str, u64>,
+}
+
+impl World {
+    /// `count` members of one network, not connected; the first founded it and certified the others.
+    pub fn new(count: usize, seed: u64) -> Self {
+        let mut rng = ChaCha20Rng::seed_from_u64(seed);
+        let keys: Vec<NodeKey> = (0..count).map(|_| NodeKey::draw(&mut rng)).collect();
+        let founding = found(&mut rng, keys[0].id(), 1_000_000);
+        let mut world = Self {
+            network: founding.network,
+            hosts: Vec::new(),
+            now: Now { boot_ms: 1000, boot_id: [1; 16], wall_ms: 2_000_000 },
+            rng,
+            next: 1,
+            sessions: BTreeMap::new(),
+            wire: VecDeque::new(),
+            carried: BTreeMap::new(),
+        };
+        let mut founder = Roster::new(founding.network);
+        founder.admit_chain(keys[0].id(), &[founding.certificate.clone()]).unwrap();
+        for key in keys {
+            let chain = if world.hosts.is_empty() {
+                vec![founding.certificate.clone()]
+            } else {
+                world.admit(&founder, &key)
+            };
+            let host = Host {
+                chain,
+                kv: MemKv::default(),
+                engine: None,
+                policy: Policy::default(),
+                roster: Mutex::new(Roster::new(founding.network)),
+                roots: Mutex::new(Roots::default()),
+                deliveries: BTreeMap::new(),
+                parts: Vec::new(),
+                settled: BTreeSet::new(),
+                replies: BTreeMap::new(),
+                key,
+            };
+            world.hosts.push(host);
+        }
+        for host in 0..count {
+            world.start(host);
+        }
+        world
+    }
+
+    fn admit(&mut self, roster: &Roster, key: &NodeKey) -> Vec<hop::Signed> {
+        let clock = membership::AdmissionClock { now_ms: 1_500_000, build_ms: 0, highest_stored_ms: 0 };
+        let founder = &self.hosts[0];
+        let member = roster.member(&founder.key.id()).unwrap();
+        let terms = membership::Terms { once: false, lifetime_ms: 1_000_000 };
+        let secret = NodeKey::draw(&mut self.rng);
+        let token = membership::Token::issue(&founder.key, member, terms, clock, secret, &[]).unwrap();
+        let admissible = membership::examine(member, roster, &token.join(key), key.id(), clock).unwrap();
+        admissible.certify(&founder.key, None).unwrap().chain
+    }
+
+    pub fn id(&self, host: usize) -> NodeId {
+        self.hosts[host].key.id()
+    }
+
+    /// Starts a host over what its disk holds.
+    pub fn start(&mut self, host: usize) {
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        let this = &mut self.hosts[host];
+        let key = NodeKey::from_seed(&this.key.seed());
+        let identity = Identity { key, network: self.network, chain: this.chain.clone(), seed };
+        let (engine, outcome) = Engine::recover(identity, this.policy.clone(), &this.kv, self.now).unwrap();
+        commit(&mut this.kv, outcome).unwrap();
+        this.engine = Some(engine);
+        this.roster = Mutex::new(Roster::new(self.network));
+        this.roots = Mutex::new(Roots::default());
+        this.deliveries.clear();
+    }
+
+    /// Ends a host at once, between two commits. Its neighbours notice.
+    pub fn kill(&mut self, host: usize) {
+        self.hosts[host].engine = None;
+        for other in 0..self.hosts.len() {
+            self.cut(host, other);
+        }
+    }
+
+    pub fn connect(&mut self, a: usize, b: usize) {
+        let session = SessionId(self.draw());
+        self.sessions.insert((a.min(b), a.max(b)), session);
+        for (one, other) in [(a, b), (b, a)] {
+            let hello = self.hosts[other].engine.as_ref().unwrap().own_hello().clone();
+            let chain = self.hosts[other].chain.clone();
+            let peer = self.id(other);
+            self.hosts[one].roster.lock().unwrap().admit_chain(peer, &chain).unwrap();
+            self.input(one, Input::ChainLearned { subject: peer, chain });
+            let hello = PeerHello {
+                incarnation: hello.incarnation,
+                continues: hello.continues,
+                durable_sequence: hello.durable_sequence,
+                nonce: hello.nonce,
+                awaits_from: [1; 3],
+                wall_ms: self.now.wall_ms,
+            };
+            let (transport, address) = ("tcp", String::new());
+            self.input(one, Input::PeerConnected { peer, session, hello, transport, address });
+        }
+    }
+
+    /// Cuts a connection: what was on the wire is lost.
+    pub fn cut(&mut self, a: usize, b: usize) {
+        let Some(session) = self.sessions.remove(&(a.min(b), a.max(b))) else { return };
+        self.wire.retain(|(_, _, of, _, _)| *of != session);
+        for (one, other) in [(a, b), (b, a)] {
+            let peer = self.id(other);
+            if self.hosts[one].engine.is_some() {
+                self.input(one, Input::PeerLost { peer, session });
+            }
+        }
+    }
+
+    pub fn draw(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// One round of a host with one input.
+    pub fn input(&mut self, host: usize, input: Input) {
+        self.round(host, vec![input]);
+    }
+
+    /// One round of a host.
+    pub fn round(&mut self, host: usize, inputs: Vec<Input>) {
+        let now = self.now;
+        let this = &mut self.hosts[host];
+        let Some(engine) = this.engine.as_mut() else { return };
+        let mut tx = Tx::new(&this.kv);
+        for input in inputs {
+            engine.step(input, now, &mut tx).unwrap();
+        }
+        engine.flush(now, &mut tx).unwrap();
+        let mut outcome = tx.finish();
+        let mut effects = outcome.take_hints();
+        effects.extend(commit(&mut this.kv, outcome).unwrap());
+        for effect in effects {
+            self.carry_out(host, effect);
+        }
+    }
+
+    fn carry_out(&mut self, host: usize, effect: Effect) {
+        let this = &mut self.hosts[host];
+        match effect {
+            Effect::Send { peer, session, stream, frame } => {
+                let to = self.hosts.iter().position(|other| other.key.id() == peer).unwrap();
+                if self.sessions.get(&(host.min(to), host.max(to))) == Some(&session) {
+                    self.wire.push_back((host, to, session, stream, frame));
+                }
+            }
+            Effect::Reply { request, reply } => {
+                this.replies.insert(request, reply);
+            }
+            Effect::Deliver { consumer, deliveries } => this.deliveries.entry(consumer).or_default().extend(deliveries),
+            Effect::BodyPart { delivery, index, bytes, .. } => this.parts.push((delivery, index, bytes)),
+            Effect::Settled { deliveries, .. } => this.settled.extend(deliveries),
+            Effect::Disconnect { .. } | Effect::Staged { .. } | Effect::Certify { .. } => {}
+            Effect::EndConsumer { refusal, .. } => panic!("{refusal}"),
+            Effect::Stop { why } => panic!("{why}"),
+        }
+    }
+
+    /// Carries one frame. Returns whether there was one.
+    pub fn carry(&mut self) -> bool {
+        let Some((from, to, session, stream, frame)) = self.wire.pop_front() else { return false };
+        let kind = kind_of(&frame);
+        *self.carried.entry(kind).or_default() += 1;
+        let this = &self.hosts[to];
+        let decoder = Decoder { key: &this.key, network: self.network, roster: &this.roster, roots: &this.roots };
+        let decoded = decoder.decode(*frame, stream).unwrap_or_else(|error| panic!("{kind} refused: {error}"));
+        let peer = self.id(from);
+        let learned = decoded.learned.into_iter().map(|(subject, chain)| Input::ChainLearned { subject, chain });
+        let mut inputs: Vec<Input> = learned.collect();
+        inputs.extend(decoded.frame.map(|frame| Input::FrameArrived { peer, session, frame: Box::new(frame) }));
+        self.round(to, inputs);
+        true
+    }
+
+    /// Carries frames and rings timers that are due now, until nothing moves.
+    pub fn settle(&mut self) {
+        for _ in 0..1_000_000 {
+            if self.carry() {
+                continue;
+            }
+            let due = |host: &Host| host.engine.as_ref().and_then(Engine::next_wake);
+            let ringing: Vec<usize> =
+                (0..self.hosts.len()).filter(|host| due(&self.hosts[*host]).is_some_and(|at| at <= self.now.boot_ms)).collect();
+            if ringing.is_empty() {
+                return;
+            }
+            for host in ringing {
+                self.input(host, Input::Ticked);
+            }
+        }
+        panic!("the world does not come to rest");
+    }
+
+    /// Lets time pass in steps, settling after each.
+    pub fn pass(&mut self, ms: u64) {
+        let end = self.now.boot_ms + ms;
+        while self.now.boot_ms < end {
+            self.settle();
+            let wakes = self.hosts.iter().filter_map(|host| host.engine.as_ref()?.next_wake());
+            let next = wakes.filter(|at| *at > self.now.boot_ms).min().unwrap_or(end).min(end);
+            self.now.wall_ms += next - self.now.boot_ms;
+            self.now.boot_ms = next;
+        }
+        self.settle();
+    }
+
+    // ---- applications ----
+
+    pub fn send(&mut self, host: usize, to: usize, bodies: &[&[u8]]) -> Vec<MessageId> {
+        let messages = bodies.iter().map(|body| submission(self.id(to), body)).collect();
+        self.submit(host, messages).into_iter().map(|accepted| accepted.id).collect()
+    }
+
+    pub fn submit(&mut self, host: usize, messages: Vec<Submission>) -> Vec<Accepted> {
+        match self.try_submit(host, messages) {
+            Reply::Accepted(accepted) => accepted,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn try_submit(&mut self, host: usize, messages: Vec<Submission>) -> Reply {
+        let request = RequestId(self.draw());
+        self.input(host, Input::Submitted { request, uid: 0, messages });
+        self.hosts[host].replies.remove(&request).unwrap()
+    }
+
+    pub fn send_large(&mut self, host: usize, to: usize, body: &[u8]) -> MessageId {
+        let request = RequestId(self.draw());
+        let stream = StreamId(self.draw());
+        let message = submission(self.id(to), b"");
+        self.input(host, Input::BodyBegun { stream, request, uid: 0, message });
+        for part in body.chunks(limits::FRAGMENT) {
+            self.input(host, Input::BodyGrew { stream, bytes: Bytes::copy_from_slice(part) });
+        }
+        self.input(host, Input::BodyEnded { stream });
+        match self.hosts[host].replies.remove(&request).unwrap() {
+            Reply::Accepted(accepted) => accepted[0].id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn open_consumer(&mut self, host: usize, channel: &str, credit: u32) -> ConsumerId {
+        let consumer = ConsumerId(self.draw());
+        let channel = channel.parse().unwrap();
+        let (uid, lease_ms, max_deliveries) = (0, 0, 0);
+        let opened = Input::ConsumerOpened { consumer, uid, channel, lease_ms, max_deliveries };
+        self.round(host, vec![opened, Input::CreditGranted { consumer, messages: credit }]);
+        consumer
+    }
+
+    pub fn acknowledge_all(&mut self, host: usize, consumer: ConsumerId) {
+        let held = self.hosts[host].deliveries.get(&consumer).into_iter().flatten();
+        let deliveries = held.map(|delivery| delivery.delivery).collect();
+        self.input(host, Input::Acknowledged { consumer, deliveries });
+    }
+
+    pub fn received(&self, host: usize, consumer: ConsumerId) -> Vec<Bytes> {
+        let held = self.hosts[host].deliveries.get(&consumer).into_iter().flatten();
+        held.map(|delivery| delivery.body.clone()).collect()
+    }
+
+    pub fn trace(&mut self, host: usize, id: MessageId) -> Trace {
+        match self.ask_trace(host, id, None) {
+            Some(Reply::Trace(trace)) => *trace,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn ask_trace(&mut self, host: usize, id: MessageId, wait: Option<Level>) -> Option<Reply> {
+        let request = RequestId(self.draw());
+        self.input(host, Input::TraceAsked { request, id, wait });
+        self.hosts[host].replies.remove(&request)
+    }
+
+    pub fn state(&mut self, host: usize, id: MessageId) -> String {
+        self.trace(host, id).state
+    }
+
+    /// Messages in the outbox, in the inbox, envelopes in transit.
+    pub fn counts(&mut self, host: usize) -> (u64, u64, u64) {
+        let request = RequestId(self.draw());
+        self.input(host, Input::StatusAsked { request });
+        match self.hosts[host].replies.remove(&request).unwrap() {
+            Reply::Status(status) => (status.outbox.0, status.inbox.0, status.transit.0),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+pub fn submission(to: NodeId, body: &[u8]) -> Submission {
+    Submission {
+        to: Recipient::Node(to),
+        channel: "orders".parse().unwrap(),
+        headers: vec![("kind".to_owned(), "test".to_owned())],
+        body: Bytes::copy_from_slice(body),
+        class: Class::Normal,
+        lifetime_ms: limits::LIFETIME_MS,
+        idempotency_key: None,
+        order_key: None,
+        delay_ms: 0,
+    }
+}
+
+fn kind_of(frame: &hop::Frame) -> &'static str {
+    use hop::frame::Kind;
+    match frame.kind.as_ref().unwrap() {
+        Kind::Envelope(_) => "envelope",
+        Kind::Offer(_) => "offer",
+        Kind::Want(_) => "want",
+        Kind::Have(_) => "have",
+        Kind::Gone(_) => "gone",
+        Kind::Word(_) => "word",
+        Kind::Receipt(_) => "receipt",
+        Kind::Custody(_) => "custody",
+        Kind::RetryLater(_) => "retry_later",
+        Kind::Credit(_) => "credit",
+        _ => "other",
+    }
+}
