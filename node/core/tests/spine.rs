@@ -207,7 +207,12 @@ fn lifetimes_end_at_the_source() {
     assert!(waiting.is_none());
     world.pass(5_000);
     assert_eq!(world.state(0, id), "expired");
-    assert!(world.hosts[0].replies.values().any(|reply| matches!(reply, Reply::Trace(trace) if trace.ended && !trace.reached)));
+    assert!(
+        world.hosts[0]
+            .replies
+            .values()
+            .any(|reply| matches!(reply, Reply::Trace(trace) if trace.ended && !trace.reached))
+    );
     assert_eq!((world.counts(0).0, world.counts(1).2), (0, 0));
     world.start(2);
     world.connect(1, 2);

@@ -69,11 +69,8 @@ impl World {
         let mut founder = Roster::new(founding.network);
         founder.admit_chain(keys[0].id(), &[founding.certificate.clone()]).unwrap();
         for key in keys {
-            let chain = if world.hosts.is_empty() {
-                vec![founding.certificate.clone()]
-            } else {
-                world.admit(&founder, &key)
-            };
+            let chain =
+                if world.hosts.is_empty() { vec![founding.certificate.clone()] } else { world.admit(&founder, &key) };
             let host = Host {
                 chain,
                 kv: MemKv::default(),
@@ -239,8 +236,9 @@ impl World {
                 continue;
             }
             let due = |host: &Host| host.engine.as_ref().and_then(Engine::next_wake);
-            let ringing: Vec<usize> =
-                (0..self.hosts.len()).filter(|host| due(&self.hosts[*host]).is_some_and(|at| at <= self.now.boot_ms)).collect();
+            let ringing: Vec<usize> = (0..self.hosts.len())
+                .filter(|host| due(&self.hosts[*host]).is_some_and(|at| at <= self.now.boot_ms))
+                .collect();
             if ringing.is_empty() {
                 return;
             }
@@ -302,7 +300,7 @@ impl World {
     pub fn open_consumer(&mut self, host: usize, channel: &str, credit: u32) -> ConsumerId {
         let consumer = ConsumerId(self.draw());
         let channel = channel.parse().unwrap();
-        let (uid, lease_ms, max_deliveries) = (0, 0, 0);
+        let (uid, lease_ms, max_deliveries) = (0, 3_600_000, 0);
         let opened = Input::ConsumerOpened { consumer, uid, channel, lease_ms, max_deliveries };
         self.round(host, vec![opened, Input::CreditGranted { consumer, messages: credit }]);
         consumer
