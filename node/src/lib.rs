@@ -2,3 +2,4 @@
 //! one another and meet only in the engine's inputs and effects.
 
 pub mod inputs;
+pub mod net;
