@@ -1,4 +1,4 @@
-//! What is spoken before membership: join and admitted, on the two control streams, and nothing else (rule TRUST-9).
+//! What is spoken before membership: join and admitted, on the two control streams, and nothing else.
 //! The engine decides who is admitted; the connection ends afterwards, and the next one is between members.
 
 use std::time::Duration;

@@ -173,6 +173,7 @@ impl Events {
         self.schedule.met(peer, through);
         let Some(node) = NodeId::from_peer_id_bytes(&peer.to_bytes()) else {
             tracing::warn!(%peer, "its key is of another kind than nodes have");
+            self.schedule.lost(peer, Ending::Refused, Instant::now());
             self.swarm.close_connection(connection);
             return;
         };

@@ -59,11 +59,9 @@ impl Fault {
     #[must_use]
     pub fn ending(&self) -> Ending {
         match self {
-            Self::OtherNetwork
-            | Self::Stranger
-            | Self::NotInvited
-            | Self::JoinRefused(_)
-            | Self::Untrusted(_) => Ending::Refused,
+            Self::OtherNetwork | Self::Stranger | Self::NotInvited | Self::JoinRefused(_) | Self::Untrusted(_) => {
+                Ending::Refused
+            }
             Self::Closed
             | Self::Protocol(_)
             | Self::Late(_)

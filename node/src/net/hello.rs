@@ -1,5 +1,5 @@
-//! The first frames on every stream: opens this side's four streams, accepts the other side's four, checks both hellos
-//! (rules HOP-1 and HOP-2). One after the other, because an implementation may lose streams that arrive in a burst.
+//! The first frames on every stream: opens this side's four streams, accepts the other side's four, checks both hellos.
+//! One after the other, because an implementation may lose streams that arrive in a burst.
 
 use std::time::Duration;
 

@@ -41,8 +41,6 @@ pub struct Local {
 
 /// The ways into a session that is up.
 pub struct Live {
-    /// With whom.
-    pub peer: NodeId,
     /// To the writers: control, urgent, normal, bulk.
     pub queues: [mpsc::Sender<Box<hop::Frame>>; 4],
     /// Ends it.
@@ -61,7 +59,13 @@ pub fn stream_number(stream: Stream) -> u32 {
 impl Local {
     /// This node at its start; everybody whose chain it knows and which holds is in the roster from now on.
     #[must_use]
-    pub fn new(id: NodeId, hello: OwnHello, roster: Arc<Mutex<Roster>>, join: Option<hop::Join>, inputs: Inputs) -> Self {
+    pub fn new(
+        id: NodeId,
+        hello: OwnHello,
+        roster: Arc<Mutex<Roster>>,
+        join: Option<hop::Join>,
+        inputs: Inputs,
+    ) -> Self {
         let network = lock(&roster).network();
         let chain = watch::Sender::new(hello.chain.clone());
         let local = Self {
@@ -186,6 +190,12 @@ impl Local {
     pub fn is_first(&self, peer: NodeId, complaint: String) -> bool {
         let mut complaints = lock(&self.complaints);
         complaints.len() < COMPLAINTS && complaints.insert((peer, complaint))
+    }
+
+    /// Whether any complaint about `peer` was made.
+    #[cfg(test)]
+    pub fn has_complained(&self, peer: NodeId) -> bool {
+        lock(&self.complaints).iter().any(|(about, _)| *about == peer)
     }
 }
 

@@ -168,7 +168,7 @@ impl Connection {
         let mut tasks = JoinSet::new();
         let (end, mut ended) = mpsc::channel(1);
         let queues = write_all(&mut tasks, met.outward);
-        local.enter(session, Live { peer: *peer, queues, end });
+        local.enter(session, Live { queues, end });
         let up = Note::Up { connection: self.opener.connection };
         let _ = self.opener.notes.send(up).await;
         tracing::info!(%peer, transport, address, "connected");
