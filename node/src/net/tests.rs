@@ -249,11 +249,11 @@ async fn a_session_that_the_engine_ends_is_lost_on_both_sides_and_made_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_that_does_not_read_costs_the_session_and_not_the_memory() {
+async fn more_than_may_wait_costs_the_session_and_not_the_memory() {
     let (_world, mut first, mut second) = pair(TCP).await;
     let (session, _) = first.connected(second.id).await;
     second.connected(first.id).await;
-    // Nobody drains the second node's queue; big frames fill the stream's windows, then the queue.
+    // More than a class's queue holds, faster than any connection carries it.
     let body = bytes::Bytes::from(vec![0; 256 * 1024]);
     for _ in 0..2500 {
         let envelope = hop::Envelope { sealed: body.clone(), ..Default::default() };
@@ -370,4 +370,65 @@ async fn a_false_certificate_for_the_joiner_is_not_taken() {
     while let Some(input) = joiner.queue.recv().await {
         assert!(!matches!(input, Input::Certified { .. }), "took {input:?}");
     }
+}
+
+/// Carries bytes between whoever connects and `to`, until `cut`: then it holds the connections and carries nothing.
+async fn proxy(to: u16, cut: CancellationToken) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((mut near, _)) = listener.accept().await {
+            let cut = cut.clone();
+            held.push(tokio::spawn(async move {
+                let mut far = tokio::net::TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                cut.run_until_cancelled(tokio::io::copy_bidirectional(&mut near, &mut far)).await;
+                if cut.is_cancelled() {
+                    std::future::pending::<()>().await;
+                }
+            }));
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_falls_silent_without_closing_is_lost_within_ten_seconds_on_both_sides() {
+    let world = World::new(1);
+    let network = world.founding.network;
+    let mut first = Start::new(world.founder, world.chain(), TCP).start(network).await;
+    let port = first.net.listen_addresses()[0].to_string().rsplit('/').next().unwrap().parse().unwrap();
+    let cut = CancellationToken::new();
+    let door = proxy(port, cut.clone()).await;
+    let second = Start::new(SECOND, world.enrol(SECOND), TCP);
+    let second = second.dialling(vec![format!("/ip4/127.0.0.1/tcp/{door}").parse().unwrap()]);
+    let mut second = second.start(network).await;
+    let (session_first, _) = first.connected(second.id).await;
+    let (session_second, _) = second.connected(first.id).await;
+    cut.cancel();
+    let silent = Instant::now();
+    tokio::join!(first.lost(session_first), second.lost(session_second));
+    assert!(silent.elapsed() < Duration::from_secs(10), "took {:?}", silent.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_session_stays() {
+    let (_world, mut first, mut second) = pair(TCP).await;
+    let (session, _) = first.connected(second.id).await;
+    second.connected(first.id).await;
+    // Four pings take longer than the silence after which a connection is closed.
+    let mut pings = 0;
+    first
+        .hear(|input| match input {
+            Input::PeerLost { .. } => panic!("lost while idle"),
+            Input::RttMeasured { peer, .. } => {
+                assert_eq!(peer, second.id);
+                pings += 1;
+                (pings == 4).then_some(())
+            }
+            _ => None,
+        })
+        .await;
+    first.send_credit(second.id, session, Stream::Control, 7);
+    assert_eq!(second.credit().await, 7);
 }
