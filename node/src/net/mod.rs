@@ -1,0 +1,164 @@
+//! The network: connections to other nodes, sessions on them, frames both ways. The only folder that names libp2p.
+//! Decides nothing about mail: it tells the engine what happened and carries out what the engine says.
+
+mod admission;
+mod dial;
+mod events;
+mod fault;
+mod frames;
+mod hello;
+mod local;
+mod session;
+mod streams;
+mod swarm;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+pub use libp2p::Multiaddr;
+use libp2p::PeerId;
+use libp2p::identity::Keypair;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use waypost_core::engine::OwnHello;
+use waypost_core::engine::effect::Effect;
+use waypost_core::id::{NetworkId, NodeId};
+use waypost_core::trust::Roster;
+use waypost_proto::hop;
+
+use crate::inputs::Inputs;
+use dial::Schedule;
+use events::{Events, Listening};
+use local::Local;
+
+/// How long listeners may take to say where they listen.
+const LISTEN: Duration = Duration::from_secs(5);
+/// How long sessions may take to end when the node stops.
+const STOP: Duration = Duration::from_secs(3);
+
+/// Who may be dialled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Dial {
+    /// Configured addresses and neighbours of former runs, never an address learned from others.
+    Known,
+    /// Learned ones as well.
+    #[default]
+    Any,
+}
+
+/// What the network part is told at its start.
+pub struct Config {
+    /// The node's Ed25519 seed.
+    pub key_seed: [u8; 32],
+    /// Its network; the roster's.
+    pub network: NetworkId,
+    /// Where to listen.
+    pub listen: Vec<Multiaddr>,
+    /// Whom to dial, with or without `/p2p/…`.
+    pub peers: Vec<Multiaddr>,
+    /// Who else may be dialled.
+    pub dial: Dial,
+    /// Neighbours of former runs and where they were.
+    pub known_peers: Vec<(NodeId, Vec<String>)>,
+}
+
+/// The running network part. Cheap to clone.
+#[derive(Clone)]
+pub struct Net {
+    local: Arc<Local>,
+    listening: watch::Receiver<Listening>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Listens, begins to dial, and returns once it is known where this node listens.
+///
+/// # Errors
+/// When the key cannot be used, the roster is another network's, or an address cannot be listened on.
+pub async fn start(
+    config: Config,
+    own: OwnHello,
+    roster: Arc<Mutex<Roster>>,
+    join: Option<hop::Join>,
+    inputs: Inputs,
+) -> anyhow::Result<Net> {
+    let keypair = Keypair::ed25519_from_bytes(config.key_seed).context("the node's key is not an Ed25519 seed")?;
+    let peer = keypair.public().to_peer_id();
+    let id = NodeId::from_peer_id_bytes(&peer.to_bytes()).context("the node's key has no address")?;
+    let schedule = schedule(&config, peer, own.nonce);
+    let local = Arc::new(Local::new(id, own, roster, join, inputs));
+    anyhow::ensure!(local.network == config.network, "the roster is of another network than this node");
+    let mut swarm = swarm::build(&keypair)?;
+    let mut listening = Listening::default();
+    for address in &config.listen {
+        let listener = swarm.listen_on(address.clone()).with_context(|| format!("cannot listen on {address}"))?;
+        listening.silent.push(listener);
+    }
+    let (sender, receiver) = watch::channel(listening);
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let events = Events::new(swarm, Arc::clone(&local), (config.dial, schedule), sender, tasks.clone());
+    tasks.spawn(events.run(stop.clone()));
+    let net = Net { local, listening: receiver, stop, tasks };
+    net.wait_until_listening().await;
+    Ok(net)
+}
+
+/// Everybody configured, and everybody met before.
+fn schedule(config: &Config, own: PeerId, seed: u64) -> Schedule {
+    let mut schedule = Schedule::new(own, seed);
+    let now = Instant::now();
+    for address in &config.peers {
+        schedule.add(address.clone(), now);
+    }
+    for (node, addresses) in &config.known_peers {
+        let addresses = addresses.iter().filter_map(|address| address.parse().ok()).collect();
+        if let Ok(peer) = PeerId::from_bytes(&node.to_peer_id_bytes()) {
+            schedule.add_peer(peer, addresses, now);
+        }
+    }
+    schedule
+}
+
+impl Net {
+    /// Carries out what concerns the network; other effects are ignored. Never waits.
+    pub fn carry_out(&self, effect: Effect) {
+        match effect {
+            Effect::Send { session, stream, frame, .. } => self.local.send(session, stream, frame),
+            Effect::Disconnect { session, why, .. } => self.local.disconnect(session, why),
+            Effect::Certify { chain } => self.local.certify(chain),
+            _ => {}
+        }
+    }
+
+    /// Sets the transfer numbers, per class, below which this node awaits no custody of `peer`; said at the next hello.
+    pub fn set_awaits_from(&self, peer: NodeId, numbers: [u64; 3]) {
+        self.local.set_awaits_from(peer, numbers);
+    }
+
+    /// Where this node listens now, without its peer id.
+    #[must_use]
+    pub fn listen_addresses(&self) -> Vec<Multiaddr> {
+        self.listening.borrow().addresses.clone()
+    }
+
+    /// Ends all sessions and closes all connections; returns when it is done, or has taken too long.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(STOP, self.tasks.wait()).await.is_err() {
+            tracing::debug!("some sessions had not ended when the network part stopped");
+        }
+    }
+
+    async fn wait_until_listening(&self) {
+        let mut listening = self.listening.clone();
+        let all = listening.wait_for(|listening| listening.silent.is_empty());
+        if !matches!(tokio::time::timeout(LISTEN, all).await, Ok(Ok(_))) {
+            tracing::warn!("some addresses to listen on have not come up yet");
+        }
+    }
+}
