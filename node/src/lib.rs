@@ -1,4 +1,5 @@
 //! Where it happens: the daemon around the engine. `node.rs` wires the parts; `store`, `net` and `api` do not know
 //! one another and meet only in the engine's inputs and effects.
 
+pub mod api;
 pub mod inputs;
