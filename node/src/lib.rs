@@ -2,4 +2,9 @@
 //! one another and meet only in the engine's inputs and effects.
 
 pub mod api;
+pub mod cli;
+pub mod config;
+pub mod identity;
 pub mod inputs;
+pub mod log;
+pub mod node;

@@ -12,8 +12,6 @@ mod registry;
 mod send;
 mod service;
 mod socket;
-#[cfg(test)]
-mod tests;
 mod upload;
 pub mod wire;
 
