@@ -1,8 +1,10 @@
 //! Where it happens: the daemon around the engine. `node.rs` wires the parts; `store`, `net` and `api` do not know
 //! one another and meet only in the engine's inputs and effects.
 
-pub mod clock;
-pub mod disk;
-pub mod driver;
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod identity;
 pub mod inputs;
-pub mod store;
+pub mod log;
+pub mod node;

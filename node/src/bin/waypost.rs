@@ -1,2 +1,5 @@
-//! b
-fn main() {}
+//! The one binary: the node and everything a person says to it.
+
+fn main() -> std::process::ExitCode {
+    waypost::cli::main()
+}

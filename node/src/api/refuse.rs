@@ -1,0 +1,74 @@
+//! Refusals in the API's words: which status code, which trailer. The sentences are the refusals' own.
+
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
+use waypost_core::engine::effect::Refusal;
+use waypost_core::message::Invalid;
+
+use crate::inputs::Stopped;
+
+/// The trailer that says when to try again, in milliseconds.
+pub const RETRY_AFTER: &str = "retry-after-ms";
+
+/// The status for a refusal, as `waypost.proto` documents them.
+#[must_use]
+pub fn refused(refusal: &Refusal) -> Status {
+    let mut status = Status::new(code(refusal), refusal.to_string());
+    if let Refusal::OutboxFull { retry_after_ms, .. } | Refusal::TooMany { retry_after_ms, .. } = refusal {
+        status.metadata_mut().insert(RETRY_AFTER, MetadataValue::from(*retry_after_ms));
+    }
+    status
+}
+
+fn code(refusal: &Refusal) -> Code {
+    match refusal {
+        Refusal::Invalid(_) | Refusal::AmbiguousName { .. } | Refusal::BadKey(_) => Code::InvalidArgument,
+        Refusal::UnknownName(_) | Refusal::UnknownMessage(_) => Code::NotFound,
+        Refusal::OutboxFull { .. } | Refusal::TooMany { .. } => Code::ResourceExhausted,
+        Refusal::KeyReused(_) => Code::AlreadyExists,
+        Refusal::NotAdmitted => Code::FailedPrecondition,
+        Refusal::StreamEnded => Code::Aborted,
+    }
+}
+
+/// A request that breaks a limit.
+#[must_use]
+pub fn invalid(why: &Invalid) -> Status {
+    Status::invalid_argument(why.to_string())
+}
+
+/// The engine has stopped; nobody knows what became of the request.
+#[must_use]
+pub fn stopping(_: Stopped) -> Status {
+    Status::unavailable(
+        "the node is stopping; whether it still did this is unknown: ask again when it runs, a Send with the same idempotency key",
+    )
+}
+
+/// The engine gave an answer that does not belong to the question.
+#[must_use]
+pub fn unexpected() -> Status {
+    Status::internal("the node gave an answer to another question: this is a bug, please report it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_outbox_says_when_to_come_again() {
+        let status = refused(&Refusal::OutboxFull { used: 9, limit: 8, unit: "bytes", retry_after_ms: 250 });
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert_eq!(status.metadata().get(RETRY_AFTER).unwrap(), "250");
+        assert!(status.message().contains("retry after 250 ms"));
+    }
+
+    #[test]
+    fn what_cannot_be_is_told_from_what_is_not_known() {
+        let code = |refusal| refused(&refusal).code();
+        assert_eq!(code(Refusal::Invalid(Invalid::Lifetime(0))), Code::InvalidArgument);
+        assert_eq!(code(Refusal::UnknownName("x".into())), Code::NotFound);
+        assert_eq!(code(Refusal::KeyReused("x".into())), Code::AlreadyExists);
+        assert_eq!(code(Refusal::NotAdmitted), Code::FailedPrecondition);
+    }
+}
