@@ -4,7 +4,10 @@ use std::sync::LazyLock;
 
 use waypost_tests::tree::{CHECKS, Project, borders, habits, licences, packages, rules};
 
-static PROJECT: LazyLock<Project> = LazyLock::new(|| Project::read(&waypost_tests::workspace_root().unwrap()).unwrap());
+static PROJECT: LazyLock<Project> = LazyLock::new(|| {
+    let root = waypost_tests::workspace_root().expect("the source tree");
+    Project::read(&root).expect("the source tree and cargo's metadata can be read")
+});
 
 macro_rules! check {
     ($($name:ident => $findings:path;)*) => {

@@ -156,10 +156,10 @@ impl Client {
     ///
     /// # Errors
     /// When the command does not end in time.
-    pub fn send_lines(&self, to: &str, lines: &[String]) -> Result<Finished> {
+    pub fn send_lines(&self, to: &str, lines: &[String], options: &[&str]) -> Result<Finished> {
         let file = tempfile::NamedTempFile::new_in(&self.scratch)?;
         fs::write(file.path(), lines.join("\n") + "\n")?;
-        let args = ["--json", "send", "--lines", to, "-"];
+        let args = ["--json", "send", "--lines", to].into_iter().chain(options.iter().copied()).chain(["-"]);
         command::run(self.command().args(args), Some(file.path()), &self.scratch, PATIENT)
     }
 

@@ -148,6 +148,9 @@ impl Node {
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.arg("run").arg("--data").arg(self.data()).arg("--socket").arg(socket);
         command.args(["--name", &self.name, "--dial", "known", "--no-mdns"]);
+        if forgets(&self.home) {
+            command.arg("--force");
+        }
         command.args(self.listen.iter().flat_map(|address| ["--listen", address]));
         command.args(self.peers.iter().flat_map(|address| ["--peer", address]));
         command
@@ -249,6 +252,14 @@ fn own_loopback() -> String {
     format!("127.{}.{low}.{}", 1 + high % 254, 2 + node)
 }
 
+/// Whether `path` lies on a file system that a node refuses because it may forget, as in a container or in memory. A
+/// test's mail need not outlive the machine.
+fn forgets(path: &Path) -> bool {
+    // statfs(2): tmpfs, ramfs, overlayfs, 9p, FUSE.
+    const FORGETFUL: [u64; 5] = [0x0102_1994, 0x8584_58f6, 0x794c_7630, 0x0102_1997, 0x6573_5546];
+    rustix::fs::statfs(path).is_ok_and(|found| u64::try_from(found.f_type).is_ok_and(|kind| FORGETFUL.contains(&kind)))
+}
+
 fn without_peer(address: &str) -> String {
     address.split("/p2p/").next().unwrap_or(address).to_owned()
 }
@@ -318,7 +329,7 @@ esac
         node.start().unwrap();
         assert_eq!(node.status().unwrap().outbox.messages, 1);
         assert_eq!(node.invite().unwrap(), "TOKEN");
-        let sent = node.send_lines("x@y", &["one".into(), "two".into()]).unwrap();
+        let sent = node.send_lines("x@y", &["one".into(), "two".into()], &[]).unwrap();
         assert_eq!(super::super::client::ids(&sent).unwrap(), ["m1", "m2"]);
         node.stop().unwrap();
         assert_eq!(node.json(["status"], SOON).unwrap().code, exit::UNAVAILABLE);

@@ -117,10 +117,7 @@ impl Trace {
     #[must_use]
     pub fn was_held_by(&self, address: &str) -> bool {
         let held = |step: &Step| step.state.starts_with("held") && step.by.as_deref() == Some(address);
-        let took = |event: &Custody| {
-            let taken = event.event.contains("custody") || event.event.contains("held");
-            taken && (event.node == address || event.peer.as_deref() == Some(address))
-        };
+        let took = |event: &Custody| event.node == address || event.peer.as_deref() == Some(address);
         self.ladder.iter().any(held) || self.custody.iter().any(took)
     }
 }

@@ -1,5 +1,5 @@
-//! The two applications: one sends batches and single keyed messages and tries again when its node is gone; the other
-//! consumes, and comes back when its node does. Both write down what they saw.
+//! The two applications: one sends keyed batches and tries again when its node is gone; the other consumes, and comes
+//! back when its node does. Both write down what they saw.
 
 use std::io::{BufRead, BufReader};
 use std::sync::Arc;
@@ -51,19 +51,19 @@ pub struct Sender {
     apps: Apps,
     random: Random,
     sent: usize,
+    batches: usize,
 }
 
 impl Sender {
     /// A sender whose bodies are those of `seed`.
     pub fn new(apps: Apps, seed: u64) -> Self {
-        Self { apps, random: Random::new(seed ^ 0x5e4d), sent: 0 }
+        Self { apps, random: Random::new(seed ^ 0x5e4d), sent: 0, batches: 0 }
     }
 
     /// Until told to stop.
     pub fn run(mut self) {
         while self.apps.sending.load(Ordering::Relaxed) {
             self.batch();
-            self.keyed();
             let apps = &self.apps;
             wait::until("the receiver to catch up", BACK, &[], || {
                 let go_on = apps.ledger.missing() < AHEAD || !apps.sending.load(Ordering::Relaxed);
@@ -79,45 +79,34 @@ impl Sender {
         format!("{} {}", self.sent, self.random.letters(length))
     }
 
-    /// A thousand at once, without keys: what got no answer is not sent again.
+    /// A thousand at once under idempotency keys, handed in until they are accepted, some once more: whatever happens to
+    /// the node meanwhile, each is one message under one id.
     fn batch(&mut self) {
+        self.batches += 1;
         let lines: Vec<String> = (0..BATCH).map(|_| self.body()).collect();
-        let finished = self.apps.a.send_lines(&self.apps.to, &lines).unwrap();
-        let accepted = ids(&finished).unwrap();
-        if finished.code == exit::OK {
-            assert_eq!(accepted.len(), lines.len(), "send said OK and did not name every message");
-        }
-        let ledger = &self.apps.ledger;
-        let mut lines = lines.iter().map(|line| Checksum::of(line.as_bytes()));
-        for (id, body) in accepted.into_iter().zip(&mut lines) {
-            ledger.was_accepted(id, body);
-        }
-        lines.for_each(|body| ledger.was_unanswered(body));
-        if finished.code != exit::OK {
-            await_node(&self.apps.a);
+        let key = format!("batch-{}", self.batches);
+        let again = self.random.below(10) == 0;
+        while !self.hand_in(&lines, &key) {}
+        if again {
+            while !self.hand_in(&lines, &key) {}
         }
     }
 
-    /// One under an idempotency key, handed in until it is accepted, and once more: one message whatever happens.
-    fn keyed(&mut self) {
-        let body = self.body();
-        let key = format!("key-{}", self.sent);
-        for answered in [false, true] {
-            loop {
-                let finished =
-                    self.apps.a.send_with(&self.apps.to, body.as_bytes(), &["--idempotency-key", &key]).unwrap();
-                if finished.code == exit::OK {
-                    let id = ids(&finished).unwrap().pop().expect("an accepted message has an id");
-                    self.apps.ledger.was_accepted(id, Checksum::of(body.as_bytes()));
-                    break;
-                }
-                assert!(
-                    [exit::FAILED, exit::UNAVAILABLE, exit::TRY_AGAIN].contains(&finished.code),
-                    "answered before: {answered}; {finished:?}"
-                );
-                await_node(&self.apps.a);
-            }
+    /// Whether all of it was accepted. What a failed attempt answered for counts too.
+    fn hand_in(&self, lines: &[String], key: &str) -> bool {
+        let apps = &self.apps;
+        let finished = apps.a.send_lines(&apps.to, lines, &["--idempotency-key", key]).unwrap();
+        let accepted = ids(&finished).unwrap();
+        let done = finished.code == exit::OK;
+        assert!(!done || accepted.len() == lines.len(), "send said OK and did not name every message");
+        for (id, line) in accepted.into_iter().zip(lines) {
+            apps.ledger.was_accepted(id, Checksum::of(line.as_bytes()));
         }
+        if !done {
+            assert!([exit::UNAVAILABLE, exit::TRY_AGAIN].contains(&finished.code), "{finished:?}");
+            await_node(&apps.a);
+        }
+        done
     }
 }
 
