@@ -11,7 +11,8 @@ struct Border {
     owners: &'static [&'static str],
 }
 
-const ROCKSDB: Border = Border { needles: &["rocksdb"], owners: &["node/src/store.rs", "node/src/store/"] };
+const ROCKSDB: Border =
+    Border { needles: &["rocksdb"], owners: &["node/src/store.rs", "node/src/store/", "node/src/store_tests.rs"] };
 const LIBP2P: Border = Border { needles: &["libp2p"], owners: &["node/src/net/", "node/src/net.rs"] };
 const TONIC_SERVER: Border = Border {
     needles: &[

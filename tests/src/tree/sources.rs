@@ -130,18 +130,26 @@ fn walk(root: &Path) -> Result<Vec<String>> {
 /// The line that marks what follows as compiled for tests only.
 const TEST_MARK: &str = "#[cfg(test)]";
 
-/// `a/b.rs` with `#[cfg(test)] mod c;` declares the test module `a/b/c`.
+/// `a/b.rs` with `#[cfg(test)] mod c;` declares the test module `a/b/c`; with `#[path = "d.rs"]` between, `a/d`.
 fn declared_test_modules(file: &Source) -> Vec<String> {
     let Some(stem) = file.path.strip_suffix(".rs") else { return Vec::new() };
     let (folder, name) = stem.rsplit_once('/').unwrap_or(("", stem));
     let home = if matches!(name, "mod" | "lib" | "main") { folder } else { stem };
-    let lines: Vec<&str> = file.text.lines().map(str::trim).collect();
-    lines
-        .windows(2)
-        .filter(|pair| pair[0] == TEST_MARK)
-        .filter_map(|pair| pair[1].strip_suffix(';'))
-        .filter_map(|item| item.rsplit_once("mod ").map(|(_, module)| format!("{home}/{module}")))
-        .collect()
+    let mut found = Vec::new();
+    let mut lines = file.text.lines().map(str::trim).peekable();
+    while let Some(line) = lines.next() {
+        if line != TEST_MARK {
+            continue;
+        }
+        let placed = |line: &&str| line.starts_with("#[path = ");
+        let path =
+            lines.next_if(placed).and_then(|line| line.split('"').nth(1)).map(|path| path.trim_end_matches(".rs"));
+        let module = lines.peek().and_then(|item| item.strip_suffix(';')).and_then(|item| item.rsplit_once("mod "));
+        if let Some((_, module)) = module {
+            found.push(path.map_or_else(|| format!("{home}/{module}"), |path| format!("{folder}/{path}")));
+        }
+    }
+    found
 }
 
 /// Relies on the formatter: an item that opens a brace ends at the next closing brace of the same indentation.
@@ -257,15 +265,17 @@ mod tests {
 
     #[test]
     fn a_test_module_in_a_file_of_its_own_is_a_test_file_with_all_below_it() {
-        let parent = source("node/core/src/flow.rs", "#[cfg(test)]\nmod tries;\n");
+        let parent =
+            source("node/core/src/flow.rs", "#[cfg(test)]\nmod tries;\n#[cfg(test)]\n#[path = \"far.rs\"]\nmod far;\n");
         let tree = Tree::of(vec![
             parent,
             source("node/core/src/flow/tries.rs", ""),
             source("node/core/src/flow/tries/deep.rs", ""),
             source("node/core/src/flow/triesome.rs", ""),
+            source("node/core/src/far.rs", ""),
         ]);
         let tests: Vec<bool> = tree.files.iter().map(|file| tree.is_test_file(file)).collect();
-        assert_eq!(tests, [false, true, true, false]);
+        assert_eq!(tests, [true, false, true, true, false]);
     }
 
     #[test]
