@@ -61,6 +61,8 @@ pub struct Limits {
 pub struct RunConfig {
     /// The data directory.
     pub data: PathBuf,
+    /// Whether an unfit disk (tmpfs, overlay, NFS) is taken all the same.
+    pub force: bool,
     /// The socket for applications.
     pub socket: PathBuf,
     /// Multiaddrs to listen at; their exact form is the network's to check.
@@ -100,6 +102,7 @@ impl RunConfig {
 #[expect(missing_docs, reason = "each is the optional form of a documented field of RunConfig")]
 pub struct Settings {
     pub data: Option<PathBuf>,
+    pub force: Option<bool>,
     pub socket: Option<PathBuf>,
     pub listen: Option<Vec<String>>,
     pub peers: Option<Vec<String>>,
@@ -117,6 +120,7 @@ impl Settings {
     pub fn over(self, below: Self) -> Self {
         Self {
             data: self.data.or(below.data),
+            force: self.force.or(below.force),
             socket: self.socket.or(below.socket),
             listen: self.listen.or(below.listen),
             peers: self.peers.or(below.peers),
@@ -180,6 +184,7 @@ pub fn find(root: bool, env: Env<'_>) -> Places {
 fn run_config(data: PathBuf, socket: PathBuf, settings: Settings) -> RunConfig {
     RunConfig {
         data,
+        force: settings.force.unwrap_or(false),
         socket,
         listen: settings.listen.unwrap_or_else(|| LISTEN.map(str::to_owned).to_vec()),
         peers: settings.peers.unwrap_or_default(),
@@ -215,6 +220,7 @@ fn from_env(env: Env<'_>, mistakes: &mut Vec<String>) -> Settings {
     let mut reader = EnvReader { env, mistakes };
     Settings {
         data: reader.text("WAYPOST_DATA").map(Into::into),
+        force: reader.checked("WAYPOST_FORCE", truth),
         socket: reader.text("WAYPOST_SOCKET").map(Into::into),
         listen: reader.list("WAYPOST_LISTEN"),
         peers: reader.list("WAYPOST_PEERS"),

@@ -9,7 +9,7 @@ use waypost_core::engine::effect::Reply;
 use waypost_core::engine::input::{Input, RequestId};
 
 /// Inputs that may wait for the engine; whoever pushes more waits (rule NODE-1).
-pub const INPUT_QUEUE: usize = 8192;
+pub const INPUT_QUEUE: usize = 1024;
 
 /// The engine has stopped; what was asked is indeterminate.
 #[derive(Debug, thiserror::Error)]

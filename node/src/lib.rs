@@ -3,8 +3,13 @@
 
 pub mod api;
 pub mod cli;
+pub mod clock;
 pub mod config;
+pub mod disk;
+pub mod driver;
 pub mod identity;
 pub mod inputs;
 pub mod log;
+pub mod net;
 pub mod node;
+pub mod store;

@@ -81,6 +81,9 @@ pub struct RunArgs {
     /// Whom to dial: `known` never dials an address learned from others
     #[arg(long, value_name = "known|any", value_parser = config::dial)]
     pub dial: Option<Dial>,
+    /// Use a data directory on tmpfs, overlay or a network file system all the same
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `id`

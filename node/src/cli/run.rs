@@ -24,6 +24,7 @@ fn settings(args: RunArgs, socket: Option<PathBuf>) -> Settings {
     let some = |list: Vec<String>| Some(list).filter(|list| !list.is_empty());
     Settings {
         data: args.data,
+        force: args.force.then_some(true),
         socket,
         listen: some(args.listen),
         peers: some(args.peer),

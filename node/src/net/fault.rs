@@ -3,6 +3,7 @@
 use std::io;
 
 use waypost_core::engine::effect::Stream;
+use waypost_core::hop::decode::FrameError;
 use waypost_core::trust::TrustError;
 
 use super::dial::Ending;
@@ -40,6 +41,9 @@ pub enum Fault {
     /// It said what must not be said there.
     #[error("it broke the protocol: {0}")]
     Protocol(&'static str),
+    /// A frame is not what an honest member sends.
+    #[error("it sent a frame that is refused: {0}")]
+    Frame(#[from] FrameError),
     /// A stream failed.
     #[error("a stream failed: {0}")]
     Io(#[from] io::Error),
@@ -64,6 +68,7 @@ impl Fault {
             }
             Self::Closed
             | Self::Protocol(_)
+            | Self::Frame(_)
             | Self::Late(_)
             | Self::BothStrangers
             | Self::Admitted

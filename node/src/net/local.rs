@@ -11,7 +11,8 @@ use waypost_core::engine::effect::Stream;
 use waypost_core::engine::input::SessionId;
 use waypost_core::id::{NetworkId, NodeId};
 use waypost_core::limits;
-use waypost_core::trust::{Roster, TrustError};
+use waypost_core::hop::decode::Decoder;
+use waypost_core::trust::{NodeKey, Roots, Roster, TrustError};
 use waypost_proto::hop;
 
 use super::fault::Fault;
@@ -30,6 +31,8 @@ pub struct Local {
     pub inputs: Inputs,
     /// What it shows to be admitted.
     pub join: Option<hop::Join>,
+    key: NodeKey,
+    roots: Mutex<Roots>,
     hello: OwnHello,
     version: String,
     roster: Arc<Mutex<Roster>>,
@@ -60,7 +63,7 @@ impl Local {
     /// This node at its start; everybody whose chain it knows and which holds is in the roster from now on.
     #[must_use]
     pub fn new(
-        id: NodeId,
+        key: NodeKey,
         hello: OwnHello,
         roster: Arc<Mutex<Roster>>,
         join: Option<hop::Join>,
@@ -69,7 +72,9 @@ impl Local {
         let network = lock(&roster).network();
         let chain = watch::Sender::new(hello.chain.clone());
         let local = Self {
-            id,
+            id: key.id(),
+            key,
+            roots: Mutex::default(),
             network,
             inputs,
             join,
@@ -94,6 +99,12 @@ impl Local {
                 tracing::warn!("a stored chain of certificates does not hold; its subject must show another");
             }
         }
+    }
+
+    /// What turns frames into what the engine takes.
+    #[must_use]
+    pub fn decoder(&self) -> Decoder<'_> {
+        Decoder { key: &self.key, network: self.network, roster: &self.roster, roots: &self.roots }
     }
 
     /// Whom this node believes.

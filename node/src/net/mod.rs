@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use waypost_core::engine::OwnHello;
 use waypost_core::engine::effect::Effect;
 use waypost_core::id::{NetworkId, NodeId};
-use waypost_core::trust::Roster;
+use waypost_core::trust::{NodeKey, Roster};
 use waypost_proto::hop;
 
 use crate::inputs::Inputs;
@@ -88,9 +88,9 @@ pub async fn start(
 ) -> anyhow::Result<Net> {
     let keypair = Keypair::ed25519_from_bytes(config.key_seed).context("the node's key is not an Ed25519 seed")?;
     let peer = keypair.public().to_peer_id();
-    let id = NodeId::from_peer_id_bytes(&peer.to_bytes()).context("the node's key has no address")?;
+    let key = NodeKey::from_seed(&config.key_seed);
     let schedule = schedule(&config, peer, own.nonce);
-    let local = Arc::new(Local::new(id, own, roster, join, inputs));
+    let local = Arc::new(Local::new(key, own, roster, join, inputs));
     anyhow::ensure!(local.network == config.network, "the roster is of another network than this node");
     let mut swarm = swarm::build(&keypair)?;
     let mut listening = Listening::default();

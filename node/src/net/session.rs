@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use waypost_core::engine::effect::Stream;
 use waypost_core::engine::input::{Input, PeerHello, SessionId};
-use waypost_core::hop::PeerFrame;
+use waypost_core::hop::decode::{Decoded, FrameError};
 use waypost_core::id::{Class, NodeId};
 use waypost_proto::hop;
 
@@ -197,7 +197,9 @@ impl Connection {
         if let Some(chain) = news {
             inputs.push(Input::ChainLearned { subject: peer, chain }).await?;
         }
-        let (transport, address) = (self.transport, self.address.clone());
+        // The address of one that dialled us is its way out, not its way in: nothing to be remembered.
+        let address = if self.dialled { self.address.clone() } else { String::new() };
+        let transport = self.transport;
         inputs.push(Input::PeerConnected { peer, session, hello, transport, address }).await
     }
 }
@@ -226,7 +228,7 @@ async fn write(mut frames: Frames, mut queue: mpsc::Receiver<Box<hop::Frame>>) -
 /// A reader for each stream, so that none waits for another.
 fn read_all(tasks: &mut JoinSet<Fault>, inward: Vec<Frames>, local: &Arc<Local>, peer: NodeId, session: SessionId) {
     for (stream, frames) in ORDER.into_iter().zip(inward) {
-        let reading = Reading { peer, session };
+        let reading = Reading { peer, session, local: Arc::clone(local) };
         tasks.spawn(read(frames, reading, stream, Arc::clone(local)));
     }
 }
@@ -241,7 +243,7 @@ async fn read(mut frames: Frames, reading: Reading, stream: Stream, local: Arc<L
         };
         let inputs = match reading.inputs_of(frame, stream) {
             Ok(inputs) => inputs,
-            Err(FrameError(why)) => return Fault::Protocol(why),
+            Err(error) => return Fault::Frame(error),
         };
         for input in inputs {
             if local.inputs.push(input).await.is_err() {
@@ -251,21 +253,20 @@ async fn read(mut frames: Frames, reading: Reading, stream: Stream, local: Arc<L
     }
 }
 
-/// A frame that ends the session: whoever sends such a thing is broken or lies.
-struct FrameError(&'static str);
-
 /// What turns the frames of one stream into inputs.
 struct Reading {
     peer: NodeId,
     session: SessionId,
+    local: Arc<Local>,
 }
 
 impl Reading {
-    /// PLACEHOLDER for the decoder in `waypost_core::hop`: knows credit alone and ignores all else.
-    fn inputs_of(&self, frame: hop::Frame, _stream: Stream) -> Result<Vec<Input>, FrameError> {
-        let Some(hop::frame::Kind::Credit(credit)) = frame.kind else { return Ok(Vec::new()) };
-        let class = Class::from_wire(credit.class).ok_or(FrameError("credit for no class"))?;
-        let frame = PeerFrame::Credit { class, bytes: credit.bytes, envelopes: credit.envelopes };
-        Ok(vec![Input::FrameArrived { peer: self.peer, session: self.session, frame: Box::new(frame) }])
+    /// What a frame tells the engine: certificates not seen before, then the frame itself.
+    fn inputs_of(&self, frame: hop::Frame, stream: Stream) -> Result<Vec<Input>, FrameError> {
+        let Decoded { learned, frame } = self.local.decoder().decode(frame, stream)?;
+        let learned = learned.into_iter().map(|(subject, chain)| Input::ChainLearned { subject, chain });
+        let (peer, session) = (self.peer, self.session);
+        let frame = frame.map(|frame| Input::FrameArrived { peer, session, frame: Box::new(frame) });
+        Ok(learned.chain(frame).collect())
     }
 }

@@ -12,7 +12,7 @@ use super::alarm::{Alarm, Alarms};
 use super::ask::draw_u64;
 use super::{Engine, Identity, OwnHello, Round, consume, lanes, state};
 use crate::flow::OutFlow;
-use crate::id::{Class, Incarnation, NodeId};
+use crate::id::{Class, Incarnation, NetworkId, NodeId};
 use crate::limits;
 use crate::policy::Policy;
 use crate::route::{Directory, Fact, Link, UNKNOWN_WAIT_US};
@@ -29,6 +29,15 @@ use prost::Message as _;
 const PAGE: usize = 1024;
 
 impl Engine {
+    /// The network whose mail a store holds; `None` for an empty store.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn network_on(kv: &dyn Kv) -> Result<Option<NetworkId>, StoreError> {
+        let start = Tx::new(kv).get::<StartRow>(&meta::START.to_owned())?;
+        Ok(start.and_then(|row| row.0.network.as_ref().try_into().ok()).map(NetworkId))
+    }
+
     /// Reads the disk, begins a new incarnation. The outcome must be committed before anything else happens.
     ///
     /// # Errors
