@@ -85,8 +85,7 @@ pub async fn run(config: RunConfig) -> Result<(), RunError> {
     let identity = Identity { key: own.key, network, chain: own.chain, seed: random_seed()? };
     let mut policy = config.policy();
     policy.build_ms = BUILD_MS;
-    let (engine, outcome) =
-        Engine::recover(identity, policy, &kv, clock.now()).map_err(RunError::configuration)?;
+    let (engine, outcome) = Engine::recover(identity, policy, &kv, clock.now()).map_err(RunError::configuration)?;
     commit(&mut kv, outcome).map_err(|error| RunError { code: 75, message: error.to_string() })?;
     identity::set_network(&config.data, network).map_err(RunError::configuration)?;
     if !engine.own_hello().chain.is_empty() {
@@ -103,7 +102,9 @@ pub async fn run(config: RunConfig) -> Result<(), RunError> {
         .await
         .map_err(|error| RunError::configuration(with_causes(&error)))?;
     let listen = net.listen_addresses().iter().map(ToString::to_string).collect();
-    inputs.try_push(Input::ListenAddressesChanged { addresses: listen }).map_err(|_| RunError::failed("the engine is not there"))?;
+    inputs
+        .try_push(Input::ListenAddressesChanged { addresses: listen })
+        .map_err(|_| RunError::failed("the engine is not there"))?;
 
     let (stop, mut stopped) = mpsc::channel(1);
     let outlets = Wiring { net: net.clone(), api: api.clone(), inputs, stop, data: config.data.clone() };

@@ -9,9 +9,9 @@ use tokio::sync::{mpsc, watch};
 use waypost_core::engine::OwnHello;
 use waypost_core::engine::effect::Stream;
 use waypost_core::engine::input::SessionId;
+use waypost_core::hop::decode::Decoder;
 use waypost_core::id::{NetworkId, NodeId};
 use waypost_core::limits;
-use waypost_core::hop::decode::Decoder;
 use waypost_core::trust::{NodeKey, Roots, Roster, TrustError};
 use waypost_proto::hop;
 

@@ -163,17 +163,16 @@ impl Engine {
     ) {
         for event in &row.custody {
             let peer = NodeId::from_slice(&event.peer);
-            let what = Event::describe(event.event);
-            custody.push(CustodyEvent { node: self.me, event: what.to_owned(), at_ms: event.at_ms, peer });
+            note_event(custody, self.me, Event::describe(event.event), event.at_ms, peer);
             let held = event.event == Event::HandedTo as u32;
             if held && !ladder.iter().any(|rung| rung.state == "held" && rung.by == peer) {
                 ladder.push(Rung { state: "held".to_owned(), at_ms: event.at_ms, by: peer });
             }
         }
         if row.state() == State::Ended {
-            let node = self.me;
-            let at_ms = row.endings.iter().map(|ending| ending.at_ms).max().unwrap_or_default();
-            custody.push(CustodyEvent { node, event: "freed its copy".to_owned(), at_ms, peer: None });
+            let final_ones = row.endings.iter().filter(|ending| Ending::from_wire(ending.ending).is_some());
+            let at_ms = final_ones.map(|ending| ending.at_ms).max().unwrap_or_default();
+            note_event(custody, self.me, "freed its copy", at_ms, None);
         }
         let touching = row.endings.iter().filter(|ending| ending.first <= number && number <= ending.last);
         endings.extend(touching.map(|ending| (ending.ending, ending.reason, ending.at_ms, u32::from(ending.late))));
@@ -321,6 +320,14 @@ impl Engine {
             self.own.chain.clone_from(&chain);
             tx.claim(Effect::Certify { chain });
         }
+    }
+}
+
+/// Notes a custody event; of the fragments of one body the last of a kind stands for all.
+fn note_event(custody: &mut Vec<CustodyEvent>, node: NodeId, event: &str, at_ms: u64, peer: Option<NodeId>) {
+    match custody.iter_mut().find(|known| known.event == event && known.peer == peer) {
+        Some(known) => known.at_ms = known.at_ms.max(at_ms),
+        None => custody.push(CustodyEvent { node, event: event.to_owned(), at_ms, peer }),
     }
 }
 

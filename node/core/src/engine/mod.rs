@@ -136,6 +136,8 @@ pub struct Engine {
     flows: state::Flows,
     /// This incarnation's flows.
     open: BTreeMap<(NodeId, Class), FlowHandle>,
+    /// Destinations of this incarnation: their keys have been checked.
+    sealable: BTreeSet<NodeId>,
     /// Envelopes that grow in this round.
     groups: BTreeMap<(NodeId, Class), submit::Group>,
     streams: BTreeMap<StreamId, submit::Streaming>,

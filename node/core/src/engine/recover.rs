@@ -86,6 +86,7 @@ impl Engine {
             counters,
             flows: state::Flows::default(),
             open: BTreeMap::new(),
+            sealable: BTreeSet::new(),
             groups: BTreeMap::new(),
             streams: BTreeMap::new(),
             links: BTreeMap::new(),

@@ -43,8 +43,6 @@ pub(super) struct Streaming {
     body: u64,
     size: u64,
     chaining_values: Vec<[u8; 32]>,
-    /// Refused already; what still comes is thrown away.
-    failed: bool,
 }
 
 /// What a submission turned out to be.
@@ -140,10 +138,9 @@ impl Engine {
                 several => return Err(Refusal::AmbiguousName { name: name.to_string(), count: several.len() }),
             },
         };
-        match VerifyKey::parse(node) {
-            Ok(_) => Ok(node),
-            Err(_) => Err(Refusal::BadKey(node)),
-        }
+        // A member's key has been checked; a stranger's check costs more than the rest of an acceptance.
+        let checked = self.roster.is_member(&node) || self.sealable.contains(&node);
+        if checked || VerifyKey::parse(node).is_ok() { Ok(node) } else { Err(Refusal::BadKey(node)) }
     }
 
     fn room_in_outbox(&self, messages: u64, bytes: u64) -> Result<(), Refusal> {
@@ -235,6 +232,7 @@ impl Engine {
         self.rng.fill_bytes(&mut tag_key);
         self.flows.out.change_or(handle, tx, || OutFlow::open(id, tag_key))?;
         self.open.insert((to, class), handle);
+        self.sealable.insert(to);
         Ok(handle)
     }
 
@@ -353,16 +351,14 @@ impl Engine {
         self.counters.next_body += 1;
         let body = self.counters.next_body;
         tx.put(&(body,), &stored::Stage { bytes: 0, fragments: 0 });
-        let (size, chaining_values, failed) = (0, Vec::new(), false);
-        self.streams.insert(stream, Streaming { request, uid, to, message, body, size, chaining_values, failed });
+        let (size, chaining_values) = (0, Vec::new());
+        self.streams.insert(stream, Streaming { request, uid, to, message, body, size, chaining_values });
     }
 
-    /// Stores the next fragment of a body, not yet accepted.
+    /// Stores the next fragment of a body, not yet accepted. What comes after a refusal is thrown away.
     pub(super) fn grow_body(&mut self, stream: StreamId, bytes: Bytes, tx: &mut Tx<'_>) {
         let room = self.room_in_outbox(0, bytes.len() as u64);
-        if let Some(streaming) = self.streams.get_mut(&stream)
-            && !streaming.failed
-        {
+        if let Some(streaming) = self.streams.get_mut(&stream) {
             let index = streaming.chaining_values.len() as u64;
             let size = streaming.size + bytes.len() as u64;
             let value = hash::fragment_cv(index, &bytes, false);
@@ -381,11 +377,10 @@ impl Engine {
     }
 
     fn refuse_body(&mut self, stream: StreamId, refusal: Refusal, tx: &mut Tx<'_>) {
-        if let Some(streaming) = self.streams.get_mut(&stream) {
-            streaming.failed = true;
+        if let Some(streaming) = self.streams.get(&stream) {
             tx.hint(Effect::Reply { request: streaming.request, reply: Reply::Refused(refusal) });
         }
-        self.unstage(stream, tx);
+        self.abandon_body(stream, tx);
     }
 
     /// Deletes what was stored of a body that will not be accepted.
@@ -408,10 +403,6 @@ impl Engine {
     /// Accepts a streamed message at its last byte: its fragments get their numbers (rule BODY-2).
     pub(super) fn end_body(&mut self, round: Round, stream: StreamId, tx: &mut Tx<'_>) -> Result<(), StoreError> {
         let Some(streaming) = self.streams.get(&stream) else { return Ok(()) };
-        if streaming.failed {
-            self.streams.remove(&stream);
-            return Ok(());
-        }
         let request = streaming.request;
         if streaming.chaining_values.len() < 2 {
             // Small after all: as any other message.
