@@ -139,7 +139,8 @@ impl Header {
     /// Bytes of H, the whole header.
     pub const LEN: usize = Self::OUTLINE_LEN + 32;
 
-    /// H: the fixed layout of rule SEAL-1, numbers big endian, `s` last. Its first [`Header::OUTLINE_LEN`] bytes are H0.
+    /// H: the fixed layout of rule SEAL-1, numbers big endian, `s` last. Its first [`Header::OUTLINE_LEN`] bytes are
+    /// H0.
     #[must_use]
     pub fn encode(&self) -> [u8; Self::LEN] {
         let fields: [&[u8]; 8] = [

@@ -71,6 +71,7 @@ impl VerifyKey {
     pub fn parse(node: NodeId) -> Result<Self, TrustError> {
         let key = VerifyingKey::from_bytes(&node.0).map_err(|_| TrustError::BadKey(node))?;
         let point = key.to_edwards();
+        // All second spellings are of points with torsion; the rule does not lean on that.
         let canonical = point.compress().to_bytes() == node.0;
         if canonical && !point.is_small_order() && point.is_torsion_free() {
             Ok(Self(key))
@@ -129,8 +130,8 @@ mod tests {
     fn only_the_canonical_encoding_is_a_key() {
         let mut over_the_prime = [0xff; 32];
         over_the_prime[31] = 0x7f;
-        for low in 0xed..=0xff {
-            over_the_prime[0] = low;
+        for (low, sign) in (0xed..=0xff).flat_map(|low| [(low, 0x7f), (low, 0xff)]) {
+            (over_the_prime[0], over_the_prime[31]) = (low, sign);
             assert!(refused(over_the_prime), "y = p + {}", low - 0xed);
         }
         let no_point = (0..=255u8).map(|byte| [byte; 32]).find(|bytes| VerifyingKey::from_bytes(bytes).is_err());

@@ -73,7 +73,8 @@ pub struct Admission {
     pub once: bool,
 }
 
-/// Checks a join of `subject`, as whom the peer is connected, to be admitted by `issuer`, this node (rules TRUST-3 to TRUST-7).
+/// Checks a join of `subject`, as whom the peer is connected, to be admitted by `issuer`, which is this node (rules
+/// TRUST-3 to TRUST-7).
 ///
 /// # Errors
 /// Why it is not admitted.

@@ -1,4 +1,4 @@
-//! How a node comes to be a member and shows it: invitation, join, consent, certificate, chain (PROTOCOL.md, Membership).
+//! How a node becomes a member and shows it: invitation, join, consent, certificate, chain (PROTOCOL.md, Membership).
 //! Checks and signs; stores nothing, and never reads a clock.
 
 mod admit;

@@ -44,7 +44,8 @@ impl Roster {
     /// one that holds replaces the longer (rule TRUST-8).
     ///
     /// # Errors
-    /// For a node not known yet: [`TrustError::NotAMember`] without a chain, [`TrustError::RosterFull`], or what is wrong.
+    /// For a node not known yet: [`TrustError::NotAMember`] without a chain, [`TrustError::RosterFull`], or what is
+    /// wrong.
     pub fn admit_chain(&mut self, subject: NodeId, chain: &[hop::Signed]) -> Result<Member, TrustError> {
         let Some(known) = self.members.get(&subject).cloned() else { return self.admit_new(subject, chain) };
         let is_shorter = !chain.is_empty() && chain.len() <= known.depth() as usize;
