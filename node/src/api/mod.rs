@@ -13,6 +13,7 @@ mod send;
 mod service;
 mod socket;
 mod upload;
+mod whole;
 pub mod wire;
 
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
+use tower::util::MapRequestLayer;
 use waypost_core::engine::effect::Effect;
 
 use crate::inputs::Inputs;
@@ -141,6 +143,7 @@ async fn serve(listener: UnixListener, routes: Routes, reporter: HealthReporter,
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(STREAM_WINDOW * 4)
         .max_concurrent_streams(CALLS)
+        .layer(MapRequestLayer::new(whole::whole))
         .add_routes(routes)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())
         .await;

@@ -3,6 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::sources::Large;
@@ -23,21 +24,22 @@ const AHEAD: usize = 4;
 /// The file cannot be read to its end, or the node refuses.
 pub async fn send(client: &mut Client, open: Message, file: Large) -> Result<SendResponse, Failure> {
     let (parts, stream) = mpsc::channel(AHEAD);
-    let answer = client.send_stream(ReceiverStream::new(stream));
+    // A stream that is closed is a whole body. It closes at the `None` alone: when reading the file fails, or this is
+    // interrupted, it must break off instead, for half a file is no message.
+    let parted = ReceiverStream::new(stream).chain(futures::stream::pending());
+    let answer = client.send_stream(parted.map_while(std::convert::identity));
     tokio::pin!(answer);
     let fed = tokio::select! {
         // An answer before the end of the body is a refusal.
         answer = &mut answer => return Ok(answer?.into_inner()),
         fed = feed(&parts, open, file) => fed,
     };
-    // On an error the call is dropped before the way into it: the node abandons a body whose stream breaks off, and
-    // takes one that is closed as whole. Half a file is no message.
     fed?;
-    drop(parts);
+    let _ = parts.send(None).await;
     Ok(answer.await?.into_inner())
 }
 
-async fn feed(parts: &mpsc::Sender<SendStreamRequest>, open: Message, mut file: Large) -> Result<(), Failure> {
+async fn feed(parts: &mpsc::Sender<Option<SendStreamRequest>>, open: Message, mut file: Large) -> Result<(), Failure> {
     let mut progress = Progress::new(file.size);
     let mut room = put(parts, Part::Open(open)).await;
     while room {
@@ -54,8 +56,8 @@ async fn feed(parts: &mpsc::Sender<SendStreamRequest>, open: Message, mut file: 
 }
 
 /// Whether the call is still there.
-async fn put(parts: &mpsc::Sender<SendStreamRequest>, part: Part) -> bool {
-    parts.send(SendStreamRequest { part: Some(part) }).await.is_ok()
+async fn put(parts: &mpsc::Sender<Option<SendStreamRequest>>, part: Part) -> bool {
+    parts.send(Some(SendStreamRequest { part: Some(part) })).await.is_ok()
 }
 
 async fn read_part(file: &mut Large) -> std::io::Result<Bytes> {

@@ -2,9 +2,11 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::time::timeout;
 use waypost_core::limits::{BODY_BYTES, FRAGMENT};
 use waypost_core::message::Invalid;
 
@@ -16,10 +18,12 @@ const BATCH_MESSAGES: usize = 1000;
 /// Bytes of bodies in one `Send` at most; leaves room for headers below the API's 4 MiB.
 const BATCH_BYTES: usize = 2 << 20;
 
+/// How long a batch that has lines waits for more.
+const MOMENT: Duration = Duration::from_millis(10);
+
 /// Small messages: file name, if there is one, and body.
 pub type Batch = Vec<(Option<String>, Bytes)>;
 type Reader = Box<dyn AsyncRead + Unpin>;
-type Lines = Box<dyn AsyncBufRead + Unpin>;
 
 /// What to send next.
 pub enum Source {
@@ -106,10 +110,10 @@ impl Sources {
         loop {
             let Some(lines) = &mut self.lines else {
                 let Some(path) = self.files.pop_front() else { return Ok(None) };
-                self.lines = Some(Box::new(BufReader::new(open_file(&path).await?.reader)));
+                self.lines = Some(Lines::of(open_file(&path).await?.reader));
                 continue;
             };
-            let batch = read_lines(lines).await?;
+            let batch = lines.batch().await?;
             if !batch.is_empty() {
                 return Ok(Some(Source::Batch(batch)));
             }
@@ -118,42 +122,60 @@ impl Sources {
     }
 }
 
-/// Lines until a batch is full or no more are there at once: a slow writer's lines do not wait for one another.
-async fn read_lines(lines: &mut Lines) -> Result<Batch, Failure> {
-    let mut batch = Batch::new();
-    let mut bytes = 0;
-    while batch.len() < BATCH_MESSAGES && bytes < BATCH_BYTES {
-        if !batch.is_empty() && !line_is_here(lines).await {
-            break;
+/// An input read line by line.
+struct Lines {
+    reader: BufReader<Reader>,
+    /// The beginning of a line whose end has not come yet.
+    partial: Vec<u8>,
+}
+
+impl Lines {
+    fn of(reader: Reader) -> Self {
+        Self { reader: BufReader::with_capacity(FRAGMENT, reader), partial: Vec::new() }
+    }
+
+    /// Lines until a batch is full, or no more come for a moment: a slow writer's lines do not wait for one another.
+    async fn batch(&mut self) -> Result<Batch, Failure> {
+        let mut batch = Batch::new();
+        let mut bytes = 0;
+        while batch.len() < BATCH_MESSAGES && bytes < BATCH_BYTES {
+            let line = if batch.is_empty() {
+                self.line().await?
+            } else {
+                match timeout(MOMENT, self.line()).await {
+                    Ok(line) => line?,
+                    Err(_) => break,
+                }
+            };
+            let Some(line) = line else { break };
+            bytes += line.len();
+            batch.push((None, line));
         }
-        let Some(line) = read_line(lines).await? else { break };
-        bytes += line.len();
-        batch.push((None, line));
+        Ok(batch)
     }
-    Ok(batch)
-}
 
-/// Whether a whole line is buffered, so that reading it waits for nobody.
-async fn line_is_here(lines: &mut Lines) -> bool {
-    use futures::FutureExt;
-    match lines.fill_buf().now_or_never() {
-        Some(Ok(buffered)) => buffered.is_empty() || buffered.contains(&b'\n'),
-        _ => false,
+    /// The next line without its newline. Nothing is lost when this is given up halfway.
+    async fn line(&mut self) -> Result<Option<Bytes>, Failure> {
+        loop {
+            let buffered = self.reader.fill_buf().await;
+            let buffered = buffered.map_err(|error| Failure::failed(format!("cannot read the lines: {error}")))?;
+            let newline = buffered.iter().position(|byte| *byte == b'\n');
+            let end = newline.unwrap_or(buffered.len());
+            self.partial.extend_from_slice(&buffered[..end]);
+            let over = buffered.is_empty();
+            self.reader.consume(end + usize::from(newline.is_some()));
+            if self.partial.len() > FRAGMENT {
+                let message = format!("a line is longer than {FRAGMENT} bytes: send it as a file, without --lines");
+                return Err(Failure::failed(message));
+            }
+            if newline.is_some() || (over && !self.partial.is_empty()) {
+                return Ok(Some(std::mem::take(&mut self.partial).into()));
+            }
+            if over {
+                return Ok(None);
+            }
+        }
     }
-}
-
-async fn read_line(lines: &mut Lines) -> Result<Option<Bytes>, Failure> {
-    let mut line = Vec::new();
-    let longest = FRAGMENT as u64 + 1;
-    let read = lines.take(longest).read_until(b'\n', &mut line).await;
-    let count = read.map_err(|error| Failure::failed(format!("cannot read the lines: {error}")))?;
-    if line.last() == Some(&b'\n') {
-        line.pop();
-    } else if line.len() > FRAGMENT {
-        let message = format!("a line is longer than {FRAGMENT} bytes: send it as a file, without --lines");
-        return Err(Failure::failed(message));
-    }
-    Ok((count > 0).then(|| line.into()))
 }
 
 async fn open_file(path: &Path) -> Result<Large, Failure> {
