@@ -9,6 +9,7 @@ use waypost_core::store::kv::{Batch, Pair, Table};
 use waypost_core::store::mem::MemKv;
 
 use super::*;
+use crate::testing::until;
 
 /// What happened, in order.
 #[derive(Clone, Default)]
@@ -194,9 +195,7 @@ fn a_panic_ends_the_process_too() {
 #[test]
 fn the_engine_is_woken_when_it_wants() {
     let rig = start(vec![], usize::MAX, Some(30));
-    while rig.diary.count("tick") == 0 {
-        thread::sleep(Duration::from_millis(5));
-    }
+    until("a tick", || rig.diary.count("tick") > 0);
     let (lines, _) = rig.finish();
     assert_eq!(lines, ["tick", "flush"]);
 }

@@ -13,3 +13,5 @@ pub mod log;
 pub mod net;
 pub mod node;
 pub mod store;
+#[cfg(test)]
+mod testing;

@@ -1,11 +1,11 @@
 //! The store on a real file system: the suite of every store, what a second node sees, what a torn log loses.
 
 use std::fs::{self, OpenOptions};
-use std::time::Duration;
 
 use waypost_core::store::conformance;
 
 use super::*;
+use crate::testing::until;
 
 fn open(dir: &Path) -> RocksKv {
     RocksKv::open(dir, true).unwrap()
@@ -107,11 +107,7 @@ fn drained_space_comes_back() {
     assert!(full > 40 << 20, "{full}");
     kv.commit((0..160).map(|key| ((Table::Body, vec![key]), None)).collect()).unwrap();
     kv.upkeep().free_deleted().unwrap();
-    let drained = (0..200).find_map(|_| {
-        std::thread::sleep(Duration::from_millis(50));
-        kv.upkeep().bytes_on_disk().ok().filter(|bytes| *bytes < full / 8)
-    });
-    assert!(drained.is_some(), "still {} of {full} bytes", kv.upkeep().bytes_on_disk().unwrap());
+    until("the space", || kv.upkeep().bytes_on_disk().is_ok_and(|bytes| bytes < full / 8));
 }
 
 /// What the database says it runs with: durability must not hang on a default or on a setter that did nothing.

@@ -201,20 +201,9 @@ async fn a_wait_ends_with_its_time_and_with_its_client() {
     assert_eq!(office.count("WaitEnded"), 1);
     let waiting = ask(Level::Consumed, 0);
     let call = tokio::spawn(async move { client.trace(waiting).await });
-    for _ in 0..100 {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        if office.count("TraceAsked") == 3 {
-            break;
-        }
-    }
+    office.until_told_times("TraceAsked", 3).await;
     call.abort();
-    for _ in 0..100 {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        if office.count("WaitEnded") == 2 {
-            return;
-        }
-    }
-    panic!("the engine still waits");
+    office.until_told_times("WaitEnded", 2).await;
 }
 
 #[tokio::test]

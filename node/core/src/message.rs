@@ -47,6 +47,9 @@ pub enum Invalid {
     /// An idempotency key over the limit.
     #[error("the idempotency key is {0} bytes; at most {max} are allowed", max = limits::IDEMPOTENCY_KEY_BYTES)]
     IdempotencyKey(usize),
+    /// Something the design names and this version does not do: refused rather than done halfway.
+    #[error("{0} is not in this version yet: send without it")]
+    NotYet(&'static str),
     /// Too many at once.
     #[error("{0} messages in one request; at most {max} are allowed", max = limits::BATCH_MESSAGES)]
     Batch(usize),
@@ -161,6 +164,12 @@ impl Submission {
         }
         if self.lifetime_ms == 0 || self.lifetime_ms > limits::LIFETIME_MAX_MS {
             return Err(Invalid::Lifetime(self.lifetime_ms));
+        }
+        if self.delay_ms > 0 {
+            return Err(Invalid::NotYet("delayed delivery"));
+        }
+        if self.order_key.is_some() {
+            return Err(Invalid::NotYet("an order key"));
         }
         match &self.idempotency_key {
             Some(key) if key.len() > limits::IDEMPOTENCY_KEY_BYTES => Err(Invalid::IdempotencyKey(key.len())),

@@ -55,15 +55,15 @@ mod tests {
     #[test]
     fn users_have_the_xdg_places() {
         let env = |name: &str| match name {
-            "HOME" => Some("/home/ada".to_owned()),
+            "HOME" => Some("/srv/ada".to_owned()),
             "XDG_RUNTIME_DIR" => Some("/run/user/1000".to_owned()),
             "XDG_DATA_HOME" => Some("relative".to_owned()),
             _ => None,
         };
         let places = conventional(false, &env);
-        assert_eq!(places.data, Some("/home/ada/.local/share/waypost".into()));
+        assert_eq!(places.data, Some("/srv/ada/.local/share/waypost".into()));
         assert_eq!(places.socket, Some("/run/user/1000/waypost/waypost.sock".into()));
-        assert_eq!(places.config, Some("/home/ada/.config/waypost/waypost.toml".into()));
+        assert_eq!(places.config, Some("/srv/ada/.config/waypost/waypost.toml".into()));
         assert_eq!(conventional(false, &|_| None), Places::default());
     }
 }

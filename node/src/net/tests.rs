@@ -7,11 +7,23 @@ use rand_core::SeedableRng;
 use tokio::sync::mpsc;
 use waypost_core::engine::effect::{Reply, Stream};
 use waypost_core::engine::input::{Input, SessionId};
+use waypost_core::envelope::Name;
 use waypost_core::hop::PeerFrame;
-use waypost_core::id::{Class, Incarnation};
-use waypost_core::trust::{AdmissionClock, Founding, NodeKey, Terms, Token, examine, found};
+use waypost_core::id::{Class, FlowId, Incarnation};
+use waypost_core::trust::{AdmissionClock, Encapsulation, Founding, NodeKey, Terms, Token, examine, found, seal};
 
 use super::*;
+use crate::testing::until_async;
+
+/// The key file is one that other libp2p programs read, and names the same address.
+#[test]
+fn the_key_file_is_libp2ps() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = crate::identity::load_or_create(dir.path()).unwrap();
+    let content = std::fs::read(dir.path().join("key")).unwrap();
+    let pair = Keypair::from_protobuf_encoding(&content).unwrap();
+    assert_eq!(pair.public().to_peer_id().to_string(), key.id().to_string());
+}
 
 const TCP: &str = "/ip4/127.0.0.1/tcp/0";
 const QUIC: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
@@ -101,7 +113,7 @@ impl Start {
         let Self { seed: key_seed, listen, peers, .. } = self;
         let config = Config { key_seed, network, listen, peers, dial: Dial::Known, known_peers: Vec::new() };
         let net = start(config, own, roster, self.join, inputs.clone()).await.unwrap();
-        Node { id: NodeKey::from_seed(&key_seed).id(), net, inputs, queue }
+        Node { seed: key_seed, id: NodeKey::from_seed(&key_seed).id(), net, inputs, queue }
     }
 }
 
@@ -113,6 +125,7 @@ fn rand_nonce() -> [u8; 8] {
 
 /// A running node and what its engine would hear.
 struct Node {
+    seed: [u8; 32],
     id: NodeId,
     net: Net,
     inputs: Inputs,
@@ -150,18 +163,50 @@ impl Node {
 
     /// Until the log names a reason not to have a session with `peer`.
     async fn complained_about(&self, peer: NodeId) {
-        let complaining = async {
-            while !self.net.local.has_complained(peer) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, complaining).await.expect("no complaint");
+        until_async("a complaint", || self.net.local.has_complained(peer)).await;
     }
 
     fn send_credit(&self, to: NodeId, session: SessionId, stream: Stream, bytes: u64) {
         let credit = hop::Credit { class: 1, bytes, envelopes: 1 };
         let frame = Box::new(hop::Frame { kind: Some(hop::frame::Kind::Credit(credit)) });
         self.net.carry_out(Effect::Send { peer: to, session, stream, frame });
+    }
+
+    /// Seals and sends a small envelope, as the engine would.
+    fn send_envelope(&self, to: &Self, session: SessionId, class: Class) {
+        let mut rng = ChaCha20Rng::from_seed([9; 32]);
+        let (source, destination, network) = (self.id, to.id, self.net.local.network);
+        let flow = FlowId { source, destination, class, incarnation: Incarnation::default() };
+        let encapsulation = Encapsulation::draw(&mut rng, network, source, destination).unwrap();
+        let name = Name { flow, first: 1, count: 1 };
+        let key = NodeKey::from_seed(&self.seed);
+        let sealed = seal::seal(&encapsulation, network, &key, name, 1000, b"body").unwrap();
+        let envelope = hop::Envelope {
+            transfer: 1,
+            header: sealed.header_bytes,
+            sealed: sealed.sealed,
+            signature: sealed.signature.to_vec().into(),
+            wave: 1,
+            ..Default::default()
+        };
+        let frame = Box::new(hop::Frame { kind: Some(hop::frame::Kind::Envelope(envelope)) });
+        self.net.carry_out(Effect::Send { peer: to.id, session, stream: Stream::Class(class), frame });
+    }
+
+    /// The next envelope's source and class; it has opened.
+    async fn envelope(&mut self) -> (NodeId, Class) {
+        self.hear(|input| match input {
+            Input::FrameArrived { frame, .. } => match *frame {
+                PeerFrame::Envelope(arrived) => {
+                    assert_eq!(arrived.opened, Some(Ok(bytes::Bytes::from_static(b"body"))));
+                    let flow = arrived.envelope.header().name.flow;
+                    Some((flow.source, flow.class))
+                }
+                _ => None,
+            },
+            _ => None,
+        })
+        .await
     }
 
     async fn credit(&mut self) -> u64 {
@@ -192,13 +237,11 @@ async fn exchange_on_all_streams(listen: &str, transport: &str) {
     let (session_first, over_first) = first.connected(second.id).await;
     let (session_second, over_second) = second.connected(first.id).await;
     assert_eq!((over_first, over_second), (transport, transport));
-    let streams =
-        [Stream::Control, Stream::Class(Class::Urgent), Stream::Class(Class::Normal), Stream::Class(Class::Bulk)];
-    for (number, stream) in streams.into_iter().enumerate() {
-        first.send_credit(second.id, session_first, stream, number as u64);
-        assert_eq!(second.credit().await, number as u64);
-        second.send_credit(first.id, session_second, stream, 10 + number as u64);
-        assert_eq!(first.credit().await, 10 + number as u64);
+    for class in Class::ALL {
+        first.send_envelope(&second, session_first, class);
+        assert_eq!(second.envelope().await, (first.id, class));
+        second.send_envelope(&first, session_second, class);
+        assert_eq!(first.envelope().await, (second.id, class));
     }
     // The order of one stream is kept, however many frames leave together.
     for number in 0..2000 {

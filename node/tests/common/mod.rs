@@ -67,13 +67,18 @@ impl Office {
 
     /// Waits until an input began like this.
     pub async fn until_told(&self, beginning: &str) {
-        for _ in 0..500 {
-            if self.count(beginning) > 0 {
+        self.until_told_times(beginning, 1).await;
+    }
+
+    /// Waits until so many inputs began like this.
+    pub async fn until_told_times(&self, beginning: &str, times: usize) {
+        for _ in 0..1000 {
+            if self.count(beginning) >= times {
                 return;
             }
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
-        panic!("never told {beginning}: {:?}", self.told.lock().unwrap());
+        panic!("not told {beginning} {times} times: {:?}", self.told.lock().unwrap());
     }
 }
 
