@@ -47,6 +47,9 @@ pub enum Invalid {
     /// An idempotency key over the limit.
     #[error("the idempotency key is {0} bytes; at most {max} are allowed", max = limits::IDEMPOTENCY_KEY_BYTES)]
     IdempotencyKey(usize),
+    /// An order key that cannot be.
+    #[error("the order key is {0} bytes; between 1 and {max} are allowed", max = limits::ORDER_KEY_BYTES)]
+    OrderKey(usize),
     /// Something the design names and this version does not do: refused rather than done halfway.
     #[error("{0} is not in this version yet: send without it")]
     NotYet(&'static str),
@@ -168,8 +171,8 @@ impl Submission {
         if self.delay_ms > 0 {
             return Err(Invalid::NotYet("delayed delivery"));
         }
-        if self.order_key.is_some() {
-            return Err(Invalid::NotYet("an order key"));
+        if let Some(key) = self.order_key.as_ref().filter(|key| key.is_empty() || key.len() > limits::ORDER_KEY_BYTES) {
+            return Err(Invalid::OrderKey(key.len()));
         }
         match &self.idempotency_key {
             Some(key) if key.len() > limits::IDEMPOTENCY_KEY_BYTES => Err(Invalid::IdempotencyKey(key.len())),

@@ -106,6 +106,11 @@ impl Channels {
         self.by_handle.get_mut(&handle)
     }
 
+    /// Whether a channel is to be looked at again.
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// Writes what changed.
     pub(super) fn save(&mut self, tx: &mut Tx<'_>) {
         for channel in self.by_handle.values_mut().filter(|channel| channel.changed) {
@@ -361,7 +366,7 @@ impl Engine {
                 tx.delete_raw(Table::Body, (message.body_key, index).encode());
             }
         }
-        Ok(())
+        self.release_after(handle, (number, number), tx)
     }
 
     /// Moves a message to the channel `dead.NAME`, where it can still be read; the sender learns why (rule CONSUME-4).
@@ -387,7 +392,8 @@ impl Engine {
         let mut channel = format!("dead.{}", message.channel);
         channel.truncate(128);
         let row = stored::Inbox { channel, ..message.clone() };
-        self.queue(handle, number, Class::from_wire(message.class).unwrap_or(Class::Normal), row, tx)
+        self.queue(handle, number, Class::from_wire(message.class).unwrap_or(Class::Normal), row, tx)?;
+        self.release_after(handle, (number, number), tx)
     }
 
     fn leave_channel(&mut self, key: QueueKey, size: u64) {

@@ -19,6 +19,7 @@ use crate::time::NodeTime;
 /// Kinds of rows in the timer table.
 const EXPIRE: u8 = 1;
 const FORGET: u8 = 2;
+const ORDER: u8 = 3;
 /// Timer rows carried out in one round.
 const TIMERS: usize = 256;
 /// Envelopes a job looks at in one round.
@@ -52,6 +53,16 @@ impl Engine {
         self.watch_timers(at);
     }
 
+    /// Sets when a message that waits for its predecessor is released without it.
+    pub(super) fn watch_order(&mut self, at: NodeTime, place: (FlowHandle, u64), tx: &mut Tx<'_>) {
+        tx.put(&(at, ORDER, place.0, place.1), &stored::Empty {});
+        self.watch_timers(at);
+    }
+
+    pub(super) fn clear_order_watch(&self, at: u64, place: (FlowHandle, u64), tx: &mut Tx<'_>) {
+        tx.delete::<stored::Empty>(&(NodeTime(at), ORDER, place.0, place.1));
+    }
+
     /// Rings when the first row of the timer table is due.
     fn watch_timers(&mut self, at: NodeTime) {
         self.alarms.set_earlier(Alarm::Rows, self.boot_ms_of(at));
@@ -67,6 +78,7 @@ impl Engine {
             let (_, kind, handle, last) = key;
             match kind {
                 EXPIRE => self.expire(round, (handle, last), tx)?,
+                ORDER => self.release_unproven((handle, last), tx)?,
                 _ => self.forget((handle, last), tx)?,
             }
         }
@@ -176,6 +188,7 @@ impl Engine {
             if let Some(message) = tx.get::<stored::Message>(&(id,))?
                 && message.open_fragments == 0
             {
+                self.forget_order(key.0, id, &message, tx)?;
                 tx.delete::<stored::Message>(&(id,));
                 if !message.idempotency_key.is_empty() {
                     tx.delete::<stored::Idempotency>(&(message.uid, message.idempotency_key));

@@ -253,12 +253,18 @@ impl Engine {
         tx: &Tx<'_>,
     ) -> Result<Option<Verdict>, StoreError> {
         let mut bytes = 0u64;
+        let mut ordered = 0u64;
         for (number, item) in (name.first..).zip(items) {
+            ordered = ordered.saturating_add(if item.after.is_some() { item.size } else { 0 });
             let begun = item.fragments > 1
                 && tx.get::<stored::Partial>(&(handle, number.saturating_sub(u64::from(item.index)), 0))?.is_some();
             if !begun {
                 bytes = bytes.saturating_add(item.size.max(item.body.len() as u64));
             }
+        }
+        if ordered > 0 && self.counters.waiting_bytes.saturating_add(ordered) > self.policy.inbox_bytes / 2 {
+            // What waits for a predecessor must leave room for it (rule ORDER-4).
+            return Ok(Some(Verdict::Refused(Reason::InboxFull, Some(name.flow.source))));
         }
         Ok(if bytes > self.policy.inbox_bytes { None } else { self.room_in_inbox(name, bytes) })
     }
@@ -290,6 +296,7 @@ impl Engine {
             match entered {
                 Err(why) => {
                     flow.reject(number, number, why);
+                    self.release_after(handle, (number, number), tx)?;
                 }
                 Ok(id) => {
                     let tag = match item.fragments {
@@ -334,9 +341,11 @@ impl Engine {
             size: item.body.len() as u64,
             body: item.body.clone(),
             class: entering.class.to_wire(),
+            lifetime_ms: item.lifetime_ms.min(limits::LIFETIME_MAX_MS),
+            predecessor: item.after.clone().map(predecessor_to_row),
             ..Default::default()
         };
-        self.queue(entering.handle, entering.number, entering.class, row, tx)?;
+        self.admit_to_inbox(round, (entering.handle, entering.number), row, tx)?;
         Ok(Ok(entering.id))
     }
 
@@ -385,7 +394,7 @@ impl Engine {
     /// All fragments are here: the whole is checked against its hash and enters the inbox.
     fn complete(
         &mut self,
-        _round: Round,
+        round: Round,
         entering: &Entering<'_>,
         base: u64,
         head: &stored::Partial,
@@ -417,9 +426,29 @@ impl Engine {
             fragments: head.fragments,
             body_key: head.body_key,
             class: entering.class.to_wire(),
+            lifetime_ms: head.lifetime_ms,
+            predecessor: head.predecessor.clone(),
             ..Default::default()
         };
-        self.queue(handle, base, entering.class, row, tx)
+        self.admit_to_inbox(round, (handle, base), row, tx)
+    }
+
+    /// A whole message is in the inbox: handed out in its turn, or held back for its predecessor (rule ORDER-2).
+    fn admit_to_inbox(
+        &mut self,
+        round: Round,
+        (handle, number): (FlowHandle, u64),
+        row: stored::Inbox,
+        tx: &mut Tx<'_>,
+    ) -> Result<(), StoreError> {
+        let class = Class::from_wire(row.class).unwrap_or(Class::Normal);
+        match self.must_wait_for(handle, row.predecessor.as_ref(), tx)? {
+            Some(before) => {
+                self.hold_back(round, before, (handle, number), row, tx);
+                Ok(())
+            }
+            None => self.queue(handle, number, class, row, tx),
+        }
     }
 
     /// A source signed fragments that do not make the body it named: the sender learns it as a refusal.
@@ -611,12 +640,19 @@ fn with_first(head: stored::Partial, item: &hop::Item) -> stored::Partial {
         channel: item.channel.clone(),
         sent_at_ms: item.sent_at_ms,
         headers: headers_to_row(&item.headers),
+        lifetime_ms: item.lifetime_ms.min(limits::LIFETIME_MAX_MS),
+        predecessor: item.after.clone().map(predecessor_to_row),
         ..head
     }
 }
 
 fn headers_within(headers: &[hop::Header]) -> bool {
     headers.iter().map(|header| header.name.len() + header.value.len()).sum::<usize>() <= limits::HEADER_BYTES
+}
+
+fn predecessor_to_row(after: hop::Predecessor) -> stored::Predecessor {
+    let hop::Predecessor { id, class, incarnation, number } = after;
+    stored::Predecessor { id, class, incarnation, number }
 }
 
 fn headers_to_row(headers: &[hop::Header]) -> Vec<stored::Header> {

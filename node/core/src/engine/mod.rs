@@ -18,6 +18,7 @@ mod inbound;
 pub mod input;
 mod lanes;
 mod link;
+mod order;
 mod outbound;
 mod recover;
 mod settle;
@@ -355,6 +356,9 @@ impl Engine {
         self.answer_waiters(tx)?;
         self.flows.save(tx);
         self.channels.save(tx);
+        if self.channels.has_ready() {
+            self.alarms.set(Alarm::Continue, now.boot_ms);
+        }
         self.save_counters(round, tx);
         Ok(())
     }

@@ -729,6 +729,12 @@ impl Engine {
                 tx.delete::<stored::Tags>(&key);
             }
         }
+        if changed {
+            self.release_after(handle, (old_floor, content.floor.saturating_sub(1)), tx)?;
+            for range in content.ended.iter().filter(|range| range.first <= range.last) {
+                self.release_after(handle, (range.first, range.last), tx)?;
+            }
+        }
         Ok(changed)
     }
 

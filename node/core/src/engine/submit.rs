@@ -177,6 +177,8 @@ impl Engine {
         flow.next += 1;
         let tag = message_tag(&flow.tag_key, number, id, 0, &message.body);
         flow.tags ^= tag;
+        let after = self.follow(to, message, (id, number), tx)?;
+        let item = hop::Item { after, ..item };
         let group = self.groups.get_mut(&(to, message.class)).ok_or_else(|| damaged(Table::OutFlow))?;
         group.add(&item, id, tag, message);
         self.counters.outbox_messages += 1;
@@ -205,6 +207,7 @@ impl Engine {
             lifetime_ms: message.lifetime_ms,
             uid,
             idempotency_key: key.clone(),
+            order_key: message.order_key.clone().unwrap_or_default(),
             ..Default::default()
         };
         tx.put(&(id,), &row);
@@ -451,6 +454,7 @@ impl Engine {
         row.open_fragments = row.fragments;
         (row.size, row.hash) = (size, Bytes::copy_from_slice(&hash));
         row.headers = headers_to_row(&message.headers);
+        row.predecessor = self.follow(to, &message, (id, first), tx)?.map(predecessor_to_row);
         tx.put(&(id,), &row);
         self.counters.outbox_messages += 1;
         self.counters.outbox_bytes += size;
@@ -595,8 +599,19 @@ fn fragment_item(id: MessageId, message: &stored::Message, index: u32, body: Byt
         size: message.size,
         hash: message.hash.clone(),
         body,
+        after: message.predecessor.clone().filter(|_| first).map(predecessor_from_row),
         ..Default::default()
     }
+}
+
+fn predecessor_to_row(after: hop::Predecessor) -> stored::Predecessor {
+    let hop::Predecessor { id, class, incarnation, number } = after;
+    stored::Predecessor { id, class, incarnation, number }
+}
+
+fn predecessor_from_row(row: stored::Predecessor) -> hop::Predecessor {
+    let stored::Predecessor { id, class, incarnation, number } = row;
+    hop::Predecessor { id, class, incarnation, number }
 }
 
 fn headers_to_row(headers: &[(String, String)]) -> Vec<stored::Header> {
