@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use bytes::Bytes;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
-use waypost_core::engine::effect::{Accepted, Delivery, Effect, Reply, Stream, Trace};
+use waypost_core::engine::effect::{Accepted, Delivery, Effect, Reply, Status, Stream, Trace};
 use waypost_core::engine::input::{ConsumerId, Input, Level, PeerHello, RequestId, SessionId, StreamId};
 use waypost_core::engine::{Engine, Identity};
 use waypost_core::hop::decode::Decoder;
@@ -336,10 +336,15 @@ impl World {
 
     /// Messages in the outbox, in the inbox, envelopes in transit.
     pub fn counts(&mut self, host: usize) -> (u64, u64, u64) {
+        let status = self.status(host);
+        (status.outbox.0, status.inbox.0, status.transit.0)
+    }
+
+    pub fn status(&mut self, host: usize) -> Status {
         let request = RequestId(self.draw());
         self.input(host, Input::StatusAsked { request });
         match self.hosts[host].replies.remove(&request).unwrap() {
-            Reply::Status(status) => (status.outbox.0, status.inbox.0, status.transit.0),
+            Reply::Status(status) => *status,
             other => panic!("{other:?}"),
         }
     }
