@@ -5,14 +5,19 @@ mod world;
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+use prost::Message as _;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
-use waypost_core::engine::input::{ConsumerId, Input};
-use waypost_core::id::{Class, MessageId};
+use waypost_core::engine::effect::Stream;
+use waypost_core::engine::input::{ConsumerId, Input, RequestId};
+use waypost_core::envelope::flow_to_wire;
+use waypost_core::id::{Class, FlowId, Incarnation, MessageId};
 use waypost_core::limits;
-use waypost_core::store::kv::Table;
+use waypost_core::store::kv::{Kv as _, Table};
+use waypost_core::trust::Label;
+use waypost_proto::hop::{self, frame::Kind};
 use waypost_proto::stored;
-use prost::Message as _;
 use world::{World, submission};
 
 /// A random walk and what it has sent.
@@ -285,4 +290,295 @@ fn random_walks_on_five_hosts() {
     for seed in seeds() {
         walk(5, &[(0, 1), (1, 2), (0, 3), (3, 2), (2, 4)], seed, 200);
     }
+}
+
+// ---- what hostile members may send ----
+
+fn pair() -> World {
+    let mut world = World::new(2, 11);
+    world.connect(0, 1);
+    world.pass(1000);
+    world
+}
+
+fn chain() -> World {
+    let mut world = World::new(3, 7);
+    world.connect(0, 1);
+    world.connect(1, 2);
+    world.pass(1000);
+    world
+}
+
+/// HOP-8: no transfer number makes a node stumble.
+#[test]
+fn a_transfer_number_at_the_end_of_numbers_is_refused() {
+    let mut world = pair();
+    world.tolerant = true;
+    world.send(0, 1, &[b"x"]);
+    world.tamper(|_, _, frame| {
+        if let Some(Kind::Envelope(envelope)) = frame.kind.as_mut() {
+            envelope.transfer = u64::MAX;
+        }
+        true
+    });
+    world.settle();
+    assert!(world.hosts[1].engine.is_some());
+}
+
+/// HOP-8: a word whose ranges run to the end of numbers is refused, at the destination and on a relay.
+#[test]
+fn a_word_about_all_numbers_is_refused() {
+    for to in [1, 2] {
+        let mut world = chain();
+        world.tolerant = true;
+        let flow = FlowId {
+            source: world.id(0),
+            destination: world.id(to),
+            class: Class::Normal,
+            incarnation: Incarnation { counter: 9, random: [9; 8] },
+        };
+        for version in 1..4 {
+            let content = hop::WordContent {
+                flow: Some(flow_to_wire(&flow)),
+                signing_incarnation: Bytes::copy_from_slice(&flow.incarnation.to_bytes()),
+                version,
+                floor: version,
+                ended: vec![hop::EndedRange { first: 5, last: u64::MAX, ending: 1 }],
+                second_mark: 1,
+                ..Default::default()
+            };
+            let content = Bytes::from(content.encode_to_vec());
+            let signature = world.hosts[0].key.sign(Label::Word, world.network, &content);
+            let object = Some(hop::Signed { content, signature: Bytes::copy_from_slice(&signature) });
+            world.inject(0, 1, Stream::Control, Kind::Word(hop::Attested { object, chain: Vec::new() }));
+        }
+        world.settle();
+        world.send(0, to, &[b"still there"]);
+        world.settle();
+    }
+}
+
+/// CONSUME-1: an application may ask for any lease.
+#[test]
+fn an_endless_lease_is_no_panic() {
+    let mut world = pair();
+    world.send(0, 1, &[b"x"]);
+    world.settle();
+    let consumer = ConsumerId(world.draw());
+    let channel = "orders".parse().unwrap();
+    let opened = Input::ConsumerOpened { consumer, uid: 0, channel, lease_ms: u64::MAX, max_deliveries: 0 };
+    world.round(1, vec![opened, Input::CreditGranted { consumer, messages: 1 }]);
+    let delivery = world.hosts[1].deliveries[&consumer][0].delivery;
+    world.input(1, Input::Extended { consumer, delivery, lease_ms: u64::MAX });
+    world.settle();
+}
+
+// ---- liveness ----
+
+/// RETRY-1: receipts for other mail of the flow do not put off the wave that moves what a relay has lost.
+#[test]
+fn steady_traffic_does_not_keep_a_lost_message_from_its_wave() {
+    let mut world = chain();
+    world.cut(1, 2);
+    let id = world.send(0, 2, &[b"lost"])[0];
+    world.pass(1000);
+    let row_of = |wanted| {
+        let rows = world.hosts[1].kv.rows();
+        rows.filter(|(table, _, _)| *table == wanted).map(|(table, key, _)| (table, key.to_vec())).next().unwrap()
+    };
+    let batch = [row_of(Table::Due), row_of(Table::Envelope)].into_iter().map(|key| (key, None)).collect();
+    world.hosts[1].kv.commit(batch).unwrap();
+    world.kill(1);
+    world.start(1);
+    world.connect(0, 1);
+    world.connect(1, 2);
+    for _ in 0..60 {
+        world.send(0, 2, &[b"other"]);
+        world.pass(10_000);
+    }
+    assert_eq!(world.state(0, id), "delivered");
+}
+
+/// WAVE-3: a wave is believed for an envelope of which the first message has ended.
+#[test]
+fn a_wave_moves_an_envelope_whose_first_message_has_ended() {
+    let mut world = chain();
+    world.cut(1, 2);
+    let ids = world.send(0, 2, &[b"first", b"second"]);
+    world.pass(1000);
+    let request = RequestId(world.draw());
+    world.input(0, Input::CancelAsked { request, ids: vec![ids[0]] });
+    world.pass(1000);
+    // The relay loses the copy; the word gets through.
+    let row_of = |wanted| {
+        let rows = world.hosts[1].kv.rows();
+        rows.filter(|(table, _, _)| *table == wanted).map(|(table, key, _)| (table, key.to_vec())).next().unwrap()
+    };
+    let batch = [row_of(Table::Due), row_of(Table::Envelope)].into_iter().map(|key| (key, None)).collect();
+    world.hosts[1].kv.commit(batch).unwrap();
+    world.kill(1);
+    world.start(1);
+    world.connect(1, 2);
+    world.connect(0, 1);
+    world.pass(2_000_000);
+    assert_eq!(world.state(0, ids[0]), "cancelled");
+    assert_eq!(world.state(0, ids[1]), "delivered");
+}
+
+/// P3: what is consumed long after the source knew of the delivery is told, also when no way is open just then.
+#[test]
+fn a_late_consumption_is_told_when_the_way_opens() {
+    for cut in [(0, 1), (1, 2)] {
+        let mut world = chain();
+        let id = world.send(0, 2, &[b"x"])[0];
+        world.pass(300_000);
+        assert_eq!(world.state(0, id), "delivered");
+        world.cut(cut.0, cut.1);
+        world.pass(1000);
+        let consumer = world.open_consumer(2, "orders", 10);
+        world.acknowledge_all(2, consumer);
+        world.pass(1000);
+        world.kill(2);
+        world.start(2);
+        if cut != (1, 2) {
+            world.connect(1, 2);
+        }
+        world.pass(1000);
+        world.connect(cut.0, cut.1);
+        world.pass(1000);
+        assert_eq!(world.state(0, id), "consumed", "{cut:?}");
+    }
+}
+
+/// BODY-4: a body that holds a reservation completes, however little is free beside it.
+#[test]
+fn a_body_completes_inside_its_own_reservation() {
+    let mut world = World::new(2, 5);
+    world.hosts[1].policy.inbox_bytes = 1_400_000;
+    world.kill(1);
+    world.start(1);
+    world.connect(0, 1);
+    world.pass(1000);
+    let id = world.send_large(0, 1, &vec![5; limits::FRAGMENT * 5]);
+    world.pass(60_000);
+    assert_eq!(world.state(0, id), "delivered");
+}
+
+/// BODY-4: a partial body gives its reservation back when the source has ended it, and when the source never returns.
+#[test]
+fn a_partial_body_gives_its_room_back() {
+    for returns in [true, false] {
+        let mut world = chain();
+        let mut message = submission(world.id(2), b"");
+        message.lifetime_ms = 100_000;
+        let id = world.send_streamed(0, message, &vec![5; limits::FRAGMENT * 5]);
+        let mut fragments = 0;
+        while fragments < 2 {
+            world.tamper(|from, _, frame| from != 1 || !matches!(&frame.kind, Some(Kind::Envelope(_))) || { fragments += 1; fragments <= 2 });
+            assert!(world.carry());
+        }
+        while world.status(2).inbox.1 == 0 {
+            assert!(world.carry());
+        }
+        world.cut(1, 2);
+        world.pass(200_000);
+        if returns {
+            world.connect(1, 2);
+        }
+        world.pass(200_000);
+        assert_eq!(world.status(2).inbox, (0, 0), "{returns}");
+        assert_eq!(world.state(0, id), "expired", "{returns}");
+        let left = world.hosts[2].kv.rows().filter(|(table, ..)| matches!(table, Table::Partial | Table::Body)).count();
+        assert_eq!(left, 0, "{returns}");
+    }
+}
+
+/// WORD-4: an unconfirmed ending that nobody confirms holds the flow for as long as the ladder is kept, no longer.
+#[test]
+fn an_unconfirmed_ending_does_not_hold_its_flow_for_ever() {
+    let mut world = chain();
+    world.kill(2);
+    let mut message = submission(world.id(2), b"x");
+    message.lifetime_ms = 5_000;
+    world.submit(0, vec![message]);
+    world.pass(16 * limits::DAY_MS);
+    let rows = world.hosts[0].kv.rows().filter(|(table, ..)| *table == Table::OutFlow);
+    for (_, _, value) in rows {
+        let row = stored::OutFlow::decode(value.clone()).unwrap();
+        assert_eq!((row.floor, row.unconfirmed.len()), (row.next_number, 0));
+    }
+}
+
+/// P3: a receipt that comes when the ladders of its neighbours are forgotten still ends the message as delivered.
+#[test]
+fn a_message_delivered_long_after_its_neighbours_is_delivered() {
+    let mut world = chain();
+    world.tamper(|_, _, _| true);
+    // The first of three is held back on a way that is cut; the others arrive.
+    world.cut(1, 2);
+    let first = world.send(0, 2, &[b"one"])[0];
+    world.pass(1000);
+    world.cut(0, 1);
+    world.connect(0, 2);
+    world.pass(10);
+    let second = world.send(0, 2, &[b"two"])[0];
+    let third = world.send(0, 2, &[b"three"])[0];
+    world.pass(1000);
+    assert_eq!(world.state(0, second), "delivered");
+    assert_eq!(world.state(0, third), "delivered");
+    assert_eq!(world.state(0, first), "held");
+    // No wave moves it for eight days.
+    world.cut(0, 2);
+    world.pass(8 * limits::DAY_MS);
+    world.connect(0, 2);
+    world.pass(10_000);
+    assert_eq!(world.state(0, first), "delivered");
+}
+
+/// Channels are bounded; a message for one too many must not end the node, whoever sends it.
+#[test]
+fn one_channel_too_many_is_refused_and_harmless() {
+    let mut world = pair();
+    let to = world.id(1);
+    let mut number = 0;
+    for _ in 0..limits::CHANNELS / 4096 + 1 {
+        let mut batch = Vec::new();
+        for _ in 0..4096 {
+            let mut message = submission(to, b"");
+            message.channel = format!("c{number}").parse().unwrap();
+            message.headers.clear();
+            number += 1;
+            batch.push(message);
+        }
+        world.submit(0, batch);
+        world.settle();
+    }
+    let id = world.send(0, 1, &[b"x"])[0];
+    world.settle();
+    assert_eq!(world.state(0, id), "rejected");
+}
+
+/// P6: a batch of messages that expires together costs a bounded round, and time in proportion.
+#[test]
+fn mass_expiry_is_done_in_pages() {
+    let mut world = World::new(2, 3);
+    let to = world.id(1);
+    for _ in 0..2000 {
+        let mut message = submission(to, b"x");
+        message.lifetime_ms = 10_000;
+        world.submit(0, vec![message]);
+    }
+    for _ in 0..4 {
+        let mut message = submission(to, b"x");
+        message.lifetime_ms = 10_000;
+        world.submit(0, vec![message; 4096]);
+    }
+    let begun = std::time::Instant::now();
+    world.now.boot_ms += 20_000;
+    world.now.wall_ms += 20_000;
+    world.input(0, Input::Ticked);
+    assert!(world.counts(0).0 > 0, "one round took it all");
+    world.settle();
+    assert_eq!(world.counts(0).0, 0);
+    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
 }
