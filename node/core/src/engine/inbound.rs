@@ -588,7 +588,8 @@ impl Engine {
             .iter()
             .filter_map(|page| hop::WordContent::decode(page.content.clone()).ok())
             .flat_map(|word| word.waves)
-            .filter(|range| range.first <= name.first && name.last() <= range.last)
+            // From the floor up: the first messages of an envelope may have ended alone.
+            .filter(|range| range.first <= name.last() && name.last() <= range.last)
             .map(|range| range.wave)
             .max();
         Ok(wave.min(named.unwrap_or(1)))
