@@ -582,3 +582,33 @@ fn mass_expiry_is_done_in_pages() {
     assert_eq!(world.counts(0).0, 0);
     assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
 }
+
+/// SUB-1: what never was delivered gets no sub-state, and does not hold the mark of those that do.
+#[test]
+fn an_expired_message_does_not_hold_the_second_mark() {
+    let mut world = chain();
+    let consumer = world.open_consumer(2, "orders", 10);
+    for round in 0..3 {
+        if round == 1 {
+            world.cut(1, 2);
+            let mut message = submission(world.id(2), b"short");
+            message.lifetime_ms = 1000;
+            world.submit(0, vec![message]);
+            world.pass(5_000);
+            world.connect(1, 2);
+        } else {
+            world.send(0, 2, &[b"long"]);
+        }
+        world.pass(100_000);
+        world.acknowledge_all(2, consumer);
+        world.pass(100_000);
+    }
+    for (table, _, value) in world.hosts[0].kv.rows() {
+        if table == Table::OutFlow {
+            let row = stored::OutFlow::decode(value.clone()).unwrap();
+            assert_eq!((row.floor, row.second_mark, row.consumed.len()), (4, 4, 0));
+        }
+    }
+    let receipts = world.hosts[2].kv.rows().filter(|(table, ..)| *table == Table::Receipt).count();
+    assert_eq!(receipts, 0);
+}

@@ -376,6 +376,9 @@ impl Engine {
         let rows = tx.scan::<stored::Contents>(&from, &(handle, u64::MAX).encode(), 1)?;
         let Some((key, contents)) = rows.into_iter().next() else { return Ok(None) };
         let Some(first) = (key.1 + 1).checked_sub(contents.messages.len() as u64) else { return Ok(None) };
+        if number + 1 == first {
+            return Ok(Some(contents.tags_before));
+        }
         let Some(count) = number.checked_sub(first) else { return Ok(None) };
         let counted = contents.messages.iter().take(usize::try_from(count + 1).unwrap_or(usize::MAX));
         Ok(Some(counted.fold(contents.tags_before, |sum, sent| sum ^ sent.tag)))
