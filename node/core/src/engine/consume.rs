@@ -298,7 +298,7 @@ impl Engine {
         let delivery = state.next_delivery;
         state.next_delivery += 1;
         state.credit -= 1;
-        let until = round.now.boot_ms + state.lease_ms;
+        let until = round.now.boot_ms.saturating_add(state.lease_ms);
         state.held.insert(delivery, Lease { key, place, until });
         self.alarms.set_earlier(Alarm::Lease(consumer), until);
         if let Some(channel) = self.channels.by_handle.get_mut(&state.channel) {
@@ -446,7 +446,7 @@ impl Engine {
     /// A consumer needs longer.
     pub(super) fn extend(&mut self, round: Round, consumer: ConsumerId, delivery: u64, lease_ms: u64) {
         if let Some(lease) = self.consumers.get_mut(&consumer).and_then(|state| state.held.get_mut(&delivery)) {
-            lease.until = round.now.boot_ms + lease_ms;
+            lease.until = round.now.boot_ms.saturating_add(lease_ms);
         }
     }
 

@@ -10,6 +10,7 @@ use super::submit::{damaged, expiry_of};
 use super::{Engine, Event, Job, Retry, Round};
 use crate::flow::{Ending, Unconfirmed};
 use crate::id::{MessageId, NodeId};
+use crate::limits;
 use crate::store::keys::Key as _;
 use crate::store::kv::{StoreError, Table};
 use crate::store::tables::{EnvelopeKey, FlowHandle, ReceiptRow};
@@ -79,7 +80,7 @@ impl Engine {
             match kind {
                 EXPIRE => self.expire(round, (handle, last), tx)?,
                 ORDER => self.release_unproven((handle, last), tx)?,
-                _ => self.forget((handle, last), tx)?,
+                _ => self.forget(round, (handle, last), tx)?,
             }
         }
         let all = crate::store::keys::end_of_table();
@@ -182,7 +183,10 @@ impl Engine {
     }
 
     /// The ladder of an envelope's messages has been kept long enough.
-    fn forget(&mut self, key: EnvelopeKey, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+    fn forget(&mut self, round: Round, key: EnvelopeKey, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        if self.is_still_compared(round, key, tx)? {
+            return Ok(());
+        }
         let contents = tx.get::<stored::Contents>(&key)?.unwrap_or_default();
         for id in contents.messages.iter().filter_map(|sent| MessageId::from_slice(&sent.id)) {
             if let Some(message) = tx.get::<stored::Message>(&(id,))?
@@ -204,6 +208,28 @@ impl Engine {
             self.flows.forget(key.0, &flow, self.me, tx);
         }
         Ok(())
+    }
+
+    /// Lets the floor pass unconfirmed endings that are old enough (rule WORD-4). What stays above an open number is
+    /// kept another day: a receipt for that number may speak of both, and proves nothing without all their tags.
+    fn is_still_compared(&mut self, round: Round, key: EnvelopeKey, tx: &mut Tx<'_>) -> Result<bool, StoreError> {
+        let Some(flow) = self.flows.out.change(key.0, tx)? else { return Ok(false) };
+        let old_floor = flow.floor;
+        for (first, last) in flow.forget_unconfirmed(round.at) {
+            flow.consumed.insert(first, last);
+        }
+        let floor = flow.floor;
+        if floor > old_floor {
+            self.alarms.set_if_unset(Alarm::Word(key.0), round.now.boot_ms);
+        }
+        if floor > key.1 {
+            return Ok(false);
+        }
+        if let Some(mut row) = tx.get::<stored::Envelope>(&key)? {
+            self.set_forgetting(key, &mut row, round.at.plus(limits::DAY_MS), tx);
+            tx.put(&key, &row);
+        }
+        Ok(true)
     }
 
     // ---- without a receipt ----

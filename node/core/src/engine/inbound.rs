@@ -66,8 +66,7 @@ impl Engine {
         let Some(link) = self.links.get_mut(&peer) else { return Ok(()) };
         link.inc[class.index()].arrive(transfer, bytes);
         let verdict = if name.flow.source == self.me {
-            // Our own mail coming back: the other side has it, we answer for it anyway.
-            Verdict::Held
+            self.came_back(round, peer, name, tx)?
         } else if name.flow.destination == self.me {
             self.receive(round, peer, name, arrived, tx)?
         } else {
@@ -159,7 +158,7 @@ impl Engine {
     fn consider(&mut self, round: Round, peer: NodeId, item: &Offered, tx: &mut Tx<'_>) -> Result<Verdict, StoreError> {
         let name = item.name;
         if name.flow.source == self.me {
-            return Ok(Verdict::Held);
+            return self.came_back(round, peer, name, tx);
         }
         let handle = self.flows.handle(&name.flow, tx)?;
         if name.flow.destination == self.me {
@@ -181,6 +180,23 @@ impl Engine {
             Some(verdict) => Ok(verdict),
             None => Ok(self.room_in_transit(item.bytes).map_or(Verdict::Wanted, |reason| reason)),
         }
+    }
+
+    /// Own mail comes back: its way leads through here. What is still open goes on from here; of what has ended the
+    /// giver is shown why, or it would keep its copy until the lifetime is over.
+    fn came_back(&mut self, round: Round, peer: NodeId, name: Name, tx: &mut Tx<'_>) -> Result<Verdict, StoreError> {
+        let Some(handle) = self.flows.handle(&name.flow, tx)? else { return Ok(Verdict::Gone) };
+        let key = (handle, name.last());
+        let row = tx.get::<stored::Envelope>(&key)?.filter(|row| row.state() != State::Ended);
+        let Some(row) = row else {
+            self.tell_words(peer, &[(handle, name.flow)], tx);
+            self.show_receipt(handle, name.flow, peer, tx)?;
+            return Ok(Verdict::Gone);
+        };
+        if row.state() == State::Standby && row.standby_at == peer.0.as_slice() {
+            self.revive(round, name.flow, key, row, tx);
+        }
+        Ok(Verdict::Held)
     }
 
     fn room_in_inbox(&self, name: Name, bytes: u64) -> Option<Verdict> {
@@ -601,7 +617,8 @@ impl Engine {
             .iter()
             .filter_map(|page| hop::WordContent::decode(page.content.clone()).ok())
             .flat_map(|word| word.waves)
-            .filter(|range| range.first <= name.first && name.last() <= range.last)
+            // From the floor up: the first messages of an envelope may have ended alone.
+            .filter(|range| range.first <= name.last() && name.last() <= range.last)
             .map(|range| range.wave)
             .max();
         Ok(wave.min(named.unwrap_or(1)))

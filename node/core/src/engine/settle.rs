@@ -351,7 +351,7 @@ impl Engine {
             self.end_numbers(round, handle, (floor, content.floor.min(last + 1) - 1), Ending::Damaged, 2, tx)?;
         }
         self.take_substates(round, handle, content, tx)?;
-        self.after_settling(round, handle, tx)
+        self.after_settling(round, handle, floor, tx)
     }
 
     /// Whether a delivered range speaks of what was sent; `None` when a tag is lacking: then it proves nothing.
@@ -376,6 +376,9 @@ impl Engine {
         let rows = tx.scan::<stored::Contents>(&from, &(handle, u64::MAX).encode(), 1)?;
         let Some((key, contents)) = rows.into_iter().next() else { return Ok(None) };
         let Some(first) = (key.1 + 1).checked_sub(contents.messages.len() as u64) else { return Ok(None) };
+        if number + 1 == first {
+            return Ok(Some(contents.tags_before));
+        }
         let Some(count) = number.checked_sub(first) else { return Ok(None) };
         let counted = contents.messages.iter().take(usize::try_from(count + 1).unwrap_or(usize::MAX));
         Ok(Some(counted.fold(contents.tags_before, |sum, sent| sum ^ sent.tag)))
@@ -564,16 +567,25 @@ impl Engine {
     }
 
     /// What follows when something of a flow has been settled.
-    fn after_settling(&mut self, round: Round, handle: FlowHandle, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+    fn after_settling(
+        &mut self,
+        round: Round,
+        handle: FlowHandle,
+        old_floor: u64,
+        tx: &mut Tx<'_>,
+    ) -> Result<(), StoreError> {
         self.wake_waiters(handle);
         let Some(flow) = self.flows.out.change(handle, tx)? else { return Ok(()) };
         flow.trim_sealings();
-        let open = flow.floor < flow.next;
         let (destination, untold) = (flow.id.destination, flow.word_version > flow.echoed_version);
-        // Progress: the next wave is as far away as after the first send.
-        self.retries.remove(&handle);
-        self.alarms.clear(Alarm::Retry(handle));
-        if open {
+        let waits = flow.floor < flow.next || (untold && flow.word_ends_something());
+        // The next wave is as far away as after the first send, unless the lowest open number is still the same: what
+        // was lost must not wait until all other traffic has ceased.
+        if !waits || flow.floor > old_floor {
+            self.retries.remove(&handle);
+            self.alarms.clear(Alarm::Retry(handle));
+        }
+        if waits {
             self.expect_receipt(round, handle, destination);
         }
         if untold && destination == self.me {

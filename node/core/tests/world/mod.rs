@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use bytes::Bytes;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
-use waypost_core::engine::effect::{Accepted, Delivery, Effect, Reply, Stream, Trace};
+use waypost_core::engine::effect::{Accepted, Delivery, Effect, Reply, Status, Stream, Trace};
 use waypost_core::engine::input::{ConsumerId, Input, Level, PeerHello, RequestId, SessionId, StreamId};
 use waypost_core::engine::{Engine, Identity};
 use waypost_core::hop::decode::Decoder;
@@ -48,6 +48,8 @@ pub struct World {
     wire: VecDeque<(usize, usize, SessionId, Stream, Box<hop::Frame>)>,
     /// Frames carried, by kind, for tests that count.
     pub carried: BTreeMap<&'static str, u64>,
+    /// Whether a frame that does not decode is dropped, as a connection would be, and not the end of the test.
+    pub tolerant: bool,
 }
 
 impl World {
@@ -65,6 +67,7 @@ impl World {
             sessions: BTreeMap::new(),
             wire: VecDeque::new(),
             carried: BTreeMap::new(),
+            tolerant: false,
         };
         let mut founder = Roster::new(founding.network);
         founder.admit_chain(keys[0].id(), &[founding.certificate.clone()]).unwrap();
@@ -220,13 +223,28 @@ impl World {
         *self.carried.entry(kind).or_default() += 1;
         let this = &self.hosts[to];
         let decoder = Decoder { key: &this.key, network: self.network, roster: &this.roster, roots: &this.roots };
-        let decoded = decoder.decode(*frame, stream).unwrap_or_else(|error| panic!("{kind} refused: {error}"));
+        let decoded = match decoder.decode(*frame, stream) {
+            Ok(decoded) => decoded,
+            Err(_) if self.tolerant => return true,
+            Err(error) => panic!("{kind} refused: {error}"),
+        };
         let peer = self.id(from);
         let learned = decoded.learned.into_iter().map(|(subject, chain)| Input::ChainLearned { subject, chain });
         let mut inputs: Vec<Input> = learned.collect();
         inputs.extend(decoded.frame.map(|frame| Input::FrameArrived { peer, session, frame: Box::new(frame) }));
         self.round(to, inputs);
         true
+    }
+
+    /// Keeps of the frames on the wire those that `keep` says, changed as it likes: from, to, frame.
+    pub fn tamper(&mut self, mut keep: impl FnMut(usize, usize, &mut hop::Frame) -> bool) {
+        self.wire.retain_mut(|(from, to, _, _, frame)| keep(*from, *to, frame));
+    }
+
+    /// Puts a frame on the wire that no honest engine sent.
+    pub fn inject(&mut self, from: usize, to: usize, stream: Stream, kind: hop::frame::Kind) {
+        let session = self.sessions[&(from.min(to), from.max(to))];
+        self.wire.push_back((from, to, session, stream, Box::new(hop::Frame { kind: Some(kind) })));
     }
 
     /// Carries frames and rings timers that are due now, until nothing moves.
@@ -283,9 +301,13 @@ impl World {
     }
 
     pub fn send_large(&mut self, host: usize, to: usize, body: &[u8]) -> MessageId {
+        let message = submission(self.id(to), b"");
+        self.send_streamed(host, message, body)
+    }
+
+    pub fn send_streamed(&mut self, host: usize, message: Submission, body: &[u8]) -> MessageId {
         let request = RequestId(self.draw());
         let stream = StreamId(self.draw());
-        let message = submission(self.id(to), b"");
         self.input(host, Input::BodyBegun { stream, request, uid: 0, message });
         for part in body.chunks(limits::FRAGMENT) {
             self.input(host, Input::BodyGrew { stream, bytes: Bytes::copy_from_slice(part) });
@@ -336,10 +358,15 @@ impl World {
 
     /// Messages in the outbox, in the inbox, envelopes in transit.
     pub fn counts(&mut self, host: usize) -> (u64, u64, u64) {
+        let status = self.status(host);
+        (status.outbox.0, status.inbox.0, status.transit.0)
+    }
+
+    pub fn status(&mut self, host: usize) -> Status {
         let request = RequestId(self.draw());
         self.input(host, Input::StatusAsked { request });
         match self.hosts[host].replies.remove(&request).unwrap() {
-            Reply::Status(status) => (status.outbox.0, status.inbox.0, status.transit.0),
+            Reply::Status(status) => *status,
             other => panic!("{other:?}"),
         }
     }
