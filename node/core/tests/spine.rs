@@ -4,7 +4,7 @@
 mod world;
 
 use waypost_core::engine::effect::{Refusal, Reply};
-use waypost_core::engine::input::{Input, Level};
+use waypost_core::engine::input::{Input, Level, RequestId};
 use waypost_core::id::{Class, NodeId};
 use waypost_core::limits;
 use waypost_core::message::Submission;
@@ -383,4 +383,29 @@ fn a_missing_predecessor_delays_for_a_lifetime_at_most() {
     assert_eq!(held.len(), 2);
     assert!(held[1].headers.contains(&("waypost-order".to_owned(), "unproven".to_owned())));
     assert_eq!(world.counts(2).1, 2);
+}
+
+/// DELAY-1: a delayed message is accepted at once and sent when it is due, also after a restart. DELAY-2: before that
+/// it can be cancelled for good.
+#[test]
+fn a_delayed_message_is_sent_when_it_is_due() {
+    let mut world = chain();
+    let consumer = world.open_consumer(2, "orders", 10);
+    let later = |world: &World, body: &[u8]| Submission { delay_ms: 60_000, ..submission(world.id(2), body) };
+    let kept = later(&world, b"later");
+    let dropped = later(&world, b"never");
+    let ids: Vec<_> = world.submit(0, vec![kept, dropped]).into_iter().map(|accepted| accepted.id).collect();
+    world.pass(30_000);
+    assert!(world.received(2, consumer).is_empty());
+    assert_eq!((world.state(0, ids[0]), world.counts(0).0), ("accepted".to_owned(), 2));
+    let request = RequestId(world.draw());
+    world.input(0, Input::CancelAsked { request, ids: vec![ids[1]] });
+    assert_eq!(world.state(0, ids[1]), "cancelled");
+    world.kill(0);
+    world.start(0);
+    world.connect(0, 1);
+    world.pass(40_000);
+    assert_eq!(world.received(2, consumer), [&b"later"[..]]);
+    assert_eq!(world.state(0, ids[0]), "delivered");
+    assert_eq!(world.counts(0).0, 0);
 }

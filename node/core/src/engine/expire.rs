@@ -168,6 +168,7 @@ impl Engine {
     ) -> Result<(), StoreError> {
         let mut outcomes = Vec::with_capacity(ids.len());
         for id in ids {
+            self.undelay(round, *id, tx)?;
             let Some(message) = tx.get::<stored::Message>(&(*id,))? else {
                 let reply = Reply::Refused(Refusal::UnknownMessage(*id));
                 tx.claim(Effect::Reply { request, reply });

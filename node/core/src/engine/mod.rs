@@ -11,6 +11,7 @@
 mod alarm;
 mod ask;
 mod consume;
+mod delay;
 pub mod effect;
 mod expire;
 mod gossip;
@@ -369,6 +370,7 @@ impl Engine {
             match alarm {
                 Alarm::Continue => return Ok(()),
                 Alarm::Rows => self.ring_rows(round, tx)?,
+                Alarm::Delayed => self.release_delayed(round, tx)?,
                 Alarm::Retry(handle) => self.retry(round, handle, tx)?,
                 Alarm::Word(handle) => {
                     self.words_due.insert(handle);

@@ -123,6 +123,7 @@ impl Engine {
             self.channels.load(&name, &row);
         }
         self.alarms.set(Alarm::Rows, now.boot_ms);
+        self.alarms.set(Alarm::Delayed, now.boot_ms);
         self.publish_soon(round);
         Ok(())
     }

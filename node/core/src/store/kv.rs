@@ -63,11 +63,13 @@ pub enum Table {
     Order = 26,
     /// Messages in the inbox by the predecessor they wait for. Ends with the predecessor or their lifetime.
     Waiting = 27,
+    /// Messages accepted and not yet due. Capped by the outbox; ends when due.
+    Delayed = 28,
 }
 
 impl Table {
     /// All tables in the order of their numbers.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Meta,
         Self::FlowIndex,
         Self::OutFlow,
@@ -95,6 +97,7 @@ impl Table {
         Self::Channel,
         Self::Order,
         Self::Waiting,
+        Self::Delayed,
     ];
 }
 

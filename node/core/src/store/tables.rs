@@ -131,6 +131,7 @@ record!(stored::Stage, Stage, (u64,));
 record!(stored::Channel, Channel, String);
 record!(stored::Predecessor, Order, OrderKey);
 record!(stored::Waiting, Waiting, WaitingKey);
+record!(stored::Delayed, Delayed, (NodeTime, MessageId));
 
 named!(
     /// This start.
