@@ -134,10 +134,11 @@ impl InFlow {
         last < self.floor || self.recorded.covers(first.max(self.floor), last)
     }
 
-    /// Whether the source may not yet know of everything recorded here.
+    /// Whether the source may not yet know of everything recorded here, sub-states included.
     #[must_use]
     pub fn is_unsettled(&self) -> bool {
-        self.recorded.last().is_some_and(|last| last >= self.floor)
+        let coded = self.refused.iter().chain(&self.dead).any(|range| range.last >= self.second_mark);
+        coded || !self.consumed.is_empty() || self.recorded.last().is_some_and(|last| last >= self.floor)
     }
 
     /// Records a number as delivered. The caller has asked [`InFlow::is_new`].
@@ -190,12 +191,15 @@ impl InFlow {
 
     /// Records a sub-state: refused or dead-lettered.
     pub fn bury(&mut self, number: u64, reason: Rejection) {
+        self.version += 1;
+        if number < self.second_mark {
+            return;
+        }
         let coded = Coded { first: number, last: number, reason: reason as u32 };
         match reason {
             Rejection::Refused => insert_coded(&mut self.refused, coded),
             _ => insert_coded(&mut self.dead, coded),
         }
-        self.version += 1;
     }
 
     /// Takes the source's word in (rules WORD-1, FILTER-2). `tags_of` gives the XOR of the tags of delivered numbers

@@ -203,7 +203,7 @@ impl Engine {
         let Some(flow) = self.flows.out.change(key.0, tx)? else { return Ok(false) };
         let old_floor = flow.floor;
         for (first, last) in flow.forget_unconfirmed(round.at) {
-            flow.consumed.insert(first, last);
+            flow.consumed.insert(first.max(flow.second_mark), last);
         }
         let floor = flow.floor;
         if floor > old_floor {

@@ -418,6 +418,10 @@ impl Engine {
         let Some(flow) = self.flows.out.change(handle, tx)? else { return Ok(()) };
         let before = flow.clone();
         let fresh = flow.settle(first, last.min(flow.last()));
+        if ending != Ending::Delivered {
+            // What never was delivered gets no sub-state: the second mark need not wait for one.
+            fresh.iter().for_each(|(first, last)| flow.consumed.insert((*first).max(flow.second_mark), *last));
+        }
         for span in fresh {
             self.end_envelopes(round, handle, span, &before, (ending, reason), tx)?;
         }
@@ -530,15 +534,16 @@ impl Engine {
             let last = last.min(flow.last());
             let fresh = flow.consumed.missing(first.max(flow.second_mark), last);
             flow.consumed.insert(first.max(flow.second_mark), last);
-            let next = flow.consumed.first_missing(flow.second_mark).min(flow.floor);
-            if next > flow.second_mark {
-                flow.second_mark = next;
-                flow.consumed.remove_below(next);
-                flow.word_version += 1;
-            }
             for (first, last) in fresh {
                 Self::note_substate(round, handle, (first, last), (state, reason), tx)?;
             }
+        }
+        let Some(flow) = self.flows.out.change(handle, tx)? else { return Ok(()) };
+        let next = flow.consumed.first_missing(flow.second_mark).min(flow.floor);
+        if next > flow.second_mark {
+            flow.second_mark = next;
+            flow.consumed.remove_below(next);
+            flow.word_version += 1;
         }
         Ok(())
     }
@@ -692,7 +697,7 @@ impl Engine {
         tx.put(&(flow.destination, handle), &WordRow(row));
         let ended = content.ended.iter().map(|range| (range.first, range.last)).collect();
         self.settle_transit(handle, content.floor, &ended, tx)?;
-        self.forget_told_receipt(handle, flow, content.floor, tx)?;
+        self.forget_told_receipt(handle, flow, (content.floor, content.second_mark), tx)?;
         if let Some(next) = self.directory.next(self.me, &self.own_links, flow.destination).give
             && next != peer
         {
@@ -702,21 +707,23 @@ impl Engine {
         self.drop_idle_transit(handle, tx)
     }
 
-    /// The source's floor has passed all that a held receipt says: the source knows.
+    /// The source's floor and second mark have passed all that a held receipt says: the source knows.
     fn forget_told_receipt(
         &mut self,
         handle: FlowHandle,
         flow: FlowId,
-        floor: u64,
+        (floor, second_mark): (u64, u64),
         tx: &mut Tx<'_>,
     ) -> Result<(), StoreError> {
         let Some(ReceiptRow(row)) = tx.get::<ReceiptRow>(&(flow.source, handle))? else { return Ok(()) };
-        let highest = pages_of(&row)
+        let untold = pages_of(&row)
             .iter()
             .filter_map(|page| hop::ReceiptContent::decode(page.content.clone()).ok())
-            .filter_map(|content| numbers_of(&content).last())
-            .max();
-        if highest.is_none_or(|highest| highest < floor) {
+            .any(|content| {
+                let ended = numbers_of(&content).last().is_some_and(|last| last >= floor);
+                ended || last_substate(&content).is_some_and(|last| last >= second_mark)
+            });
+        if !untold {
             tx.delete::<ReceiptRow>(&(flow.source, handle));
         }
         Ok(())
@@ -795,6 +802,12 @@ fn numbers_of(content: &hop::ReceiptContent) -> Numbers {
     let skipped = content.skipped.iter().filter_map(|range| sane(range.first, range.last));
     let untagged = content.untagged.iter().filter_map(|range| sane(range.first, range.last));
     delivered.chain(rejected).chain(skipped).chain(untagged).collect()
+}
+
+/// The highest number of which a receipt tells a sub-state.
+fn last_substate(content: &hop::ReceiptContent) -> Option<u64> {
+    let coded = content.refused.iter().chain(&content.dead).map(|range| range.last);
+    content.consumed.iter().map(|range| range.last).chain(coded).max()
 }
 
 fn pages_row(pages: &[hop::Signed], version: u64, by: Incarnation, floor: u64) -> stored::Pages {
