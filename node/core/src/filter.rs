@@ -25,6 +25,8 @@ pub enum Rejection {
     Refused = 4,
     /// Delivered too often without success.
     Deliveries = 5,
+    /// For a channel more than a node may have.
+    Channels = 6,
 }
 
 impl Rejection {
@@ -37,6 +39,7 @@ impl Rejection {
             3 => "incomplete",
             4 => "refused by the application",
             5 => "delivered too often",
+            6 => "too many channels there",
             _ => "an unknown reason",
         }
     }

@@ -342,6 +342,9 @@ impl Engine {
         if item.channel.parse::<ChannelName>().is_err() || !headers_within(&item.headers) {
             return Ok(Err(Rejection::Malformed));
         }
+        if !self.channels.make_room(&item.channel, tx) {
+            return Ok(Err(Rejection::Channels));
+        }
         let row = stored::Inbox {
             id: item.id.clone(),
             channel: item.channel.clone(),
@@ -418,7 +421,7 @@ impl Engine {
         self.counters.inbox_reserved = self.counters.inbox_reserved.saturating_sub(head.reserved);
         let whole = hash::whole_hash(&values);
         let good = head.hash == whole.as_slice() && head.channel.parse::<ChannelName>().is_ok();
-        if !good {
+        if !good || !self.channels.make_room(&head.channel, tx) {
             for index in 0..head.fragments {
                 tx.delete_raw(Table::Body, (head.body_key, index).encode());
             }
