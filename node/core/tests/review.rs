@@ -460,6 +460,11 @@ fn a_body_completes_inside_its_own_reservation() {
     world.connect(0, 1);
     world.pass(1000);
     let id = world.send_large(0, 1, &vec![5; limits::FRAGMENT * 5]);
+    while world.status(1).inbox.1 == 0 {
+        assert!(world.carry());
+    }
+    world.cut(0, 1);
+    world.connect(0, 1);
     world.pass(60_000);
     assert_eq!(world.state(0, id), "delivered");
 }
@@ -555,7 +560,7 @@ fn one_channel_too_many_is_refused_and_harmless() {
     }
     let id = world.send(0, 1, &[b"x"])[0];
     world.settle();
-    assert_eq!(world.state(0, id), "rejected");
+    assert!(world.state(0, id).starts_with("rejected"));
 }
 
 /// P6: a batch of messages that expires together costs a bounded round, and time in proportion.
