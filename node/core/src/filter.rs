@@ -131,6 +131,12 @@ impl InFlow {
         number >= self.floor && !self.recorded.contains(number)
     }
 
+    /// How many of `first ..= last` may still enter.
+    #[must_use]
+    pub fn open_in(&self, first: u64, last: u64) -> u64 {
+        self.recorded.missing(first.max(self.floor), last).iter().map(|(first, last)| last - first + 1).sum()
+    }
+
     /// Whether all of `first ..= last` have a record or lie below the floor.
     #[must_use]
     pub fn knows(&self, first: u64, last: u64) -> bool {

@@ -21,6 +21,7 @@ use crate::time::NodeTime;
 /// Kinds of rows in the timer table.
 const EXPIRE: u8 = 1;
 const FORGET: u8 = 2;
+const PARTIAL: u8 = 3;
 /// Timer rows carried out in one round.
 const TIMERS: usize = 256;
 /// Envelopes a job looks at in one round.
@@ -54,6 +55,12 @@ impl Engine {
         self.watch_timers(at);
     }
 
+    /// Sets when to look whether a partial body is to be given up.
+    pub(super) fn watch_partial(&mut self, key: (FlowHandle, u64), at: NodeTime, tx: &mut Tx<'_>) {
+        tx.put(&(at, PARTIAL, key.0, key.1), &stored::Empty {});
+        self.watch_timers(at);
+    }
+
     /// Rings when the first row of the timer table is due.
     fn watch_timers(&mut self, at: NodeTime) {
         self.alarms.set_earlier(Alarm::Rows, self.boot_ms_of(at));
@@ -69,6 +76,7 @@ impl Engine {
             let (_, kind, handle, last) = key;
             match kind {
                 EXPIRE => self.expire(round, (handle, last), tx)?,
+                PARTIAL => self.ring_partial(round, (handle, last), tx)?,
                 _ => self.forget(round, (handle, last), tx)?,
             }
         }

@@ -170,7 +170,12 @@ impl Engine {
                 self.owe_receipt(handle, Some(peer));
                 return Ok(Verdict::Held);
             }
-            return Ok(self.room_in_inbox(name, item.bytes).map_or(Verdict::Wanted, |reason| reason));
+            let refusal = self.room_in_inbox(name, item.bytes);
+            return match (refusal, handle) {
+                // A fragment's room was reserved with the first of its body: it takes no more.
+                (Some(_), Some(handle)) if Self::is_reserved(handle, name, tx)? => Ok(Verdict::Wanted),
+                (refusal, _) => Ok(refusal.unwrap_or(Verdict::Wanted)),
+            };
         }
         let Some(handle) = handle else {
             return Ok(self.room_in_transit(item.bytes).map_or(Verdict::Wanted, |reason| reason));
@@ -375,8 +380,15 @@ impl Engine {
             }
             Some(head) => head,
             None => {
+                let last = base + u64::from(item.fragments) - 1;
+                let open = self.flows.inn.get(handle, tx)?.map_or(0, |flow| flow.open_in(base, last));
+                if open < u64::from(item.fragments) {
+                    // The source has ended others of its fragments.
+                    return Ok(Err(Rejection::Incomplete));
+                }
                 self.counters.next_body += 1;
                 self.counters.inbox_reserved += item.size;
+                self.watch_partial((handle, base), round.at.plus(item.lifetime_ms), tx);
                 stored::Partial {
                     id: item.id.clone(),
                     fragments: item.fragments,
@@ -388,7 +400,8 @@ impl Engine {
                 }
             }
         };
-        let head = stored::Partial { received: head.received + 1, ..head };
+        let give_up_at = round.at.plus(item.lifetime_ms).0;
+        let head = stored::Partial { received: head.received + 1, give_up_at, ..head };
         let head = if item.index == 0 { with_first(head, item) } else { head };
         tx.put_raw(Table::Body, (head.body_key, item.index).encode(), item.body.clone());
         let chaining_value = Bytes::copy_from_slice(&value);

@@ -19,6 +19,7 @@ pub mod input;
 mod lanes;
 mod link;
 mod outbound;
+mod partial;
 mod recover;
 mod settle;
 mod state;

@@ -194,16 +194,18 @@ impl Engine {
         } else {
             self.flows.handle_or_new(&flow, &mut self.counters, tx)?
         };
-        let Some(row) =
-            self.newer_pages(tx.get::<ReceiptRow>(&(flow.source, handle))?.map(|row| row.0), &content, signed)
-        else {
-            return Ok(());
-        };
-        let (version, pages) = (row.version, pages_of(&row));
-        tx.put(&(flow.source, handle), &ReceiptRow(row));
+        let held = tx.get::<ReceiptRow>(&(flow.source, handle))?.map(|row| row.0);
+        let row = self.newer_pages(held, &content, signed);
         if flow.source == self.me {
+            if let Some(row) = row {
+                tx.put(&(flow.source, handle), &ReceiptRow(row));
+            }
+            // Also one seen before: it shows that the newest word has not arrived, and that a way is open.
             return self.settle_own(round, handle, &content, tx);
         }
+        let Some(row) = row else { return Ok(()) };
+        let (version, pages) = (row.version, pages_of(&row));
+        tx.put(&(flow.source, handle), &ReceiptRow(row));
         self.flows.transit.change_or(handle, tx, || TransitFlow::open(flow))?;
         self.settle_transit(handle, content.floor, &numbers_of(&content), tx)?;
         self.tell_receipt(handle, flow.source, version, &pages, BTreeSet::new(), Some(peer), tx);
@@ -452,7 +454,8 @@ impl Engine {
                 let (begin, end) = (first.max(row_first), last.min(key.1));
                 let at_ms = round.now.wall_ms;
                 let late = before.unconfirmed.iter().any(|range| range.first <= end && begin <= range.last);
-                let confirms = late && matches!(ending, Ending::Expired | Ending::Cancelled);
+                // What the destination rejects has not entered either: the first ending stands (promise P3).
+                let confirms = late && matches!(ending, Ending::Expired | Ending::Cancelled | Ending::Rejected);
                 if !confirms {
                     let ending = ending as u32;
                     row.endings.push(stored::Ending { first: begin, last: end, ending, reason, at_ms, late });
@@ -740,12 +743,18 @@ impl Engine {
         let Some(flow) = self.flows.inn.change(handle, tx)? else { return Ok(false) };
         let old_floor = flow.floor;
         let changed = flow.apply(content, by, |first, last| tags_between(handle, first, last, tx))?;
-        if content.floor > old_floor {
-            for (key, row) in
-                tx.scan::<stored::Tags>(&(handle, old_floor).encode(), &(handle, content.floor).encode(), 4096)?
-            {
-                let _ = row;
+        if changed {
+            self.give_up_ended(handle, tx)?;
+        }
+        let below = ((handle, old_floor).encode(), (handle, content.floor.max(old_floor)).encode());
+        loop {
+            let page = tx.scan::<stored::Tags>(&below.0, &below.1, PAGE)?;
+            let full = page.len() == PAGE;
+            for (key, _) in page {
                 tx.delete::<stored::Tags>(&key);
+            }
+            if !full {
+                break;
             }
         }
         Ok(changed)
