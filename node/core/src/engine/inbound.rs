@@ -170,7 +170,12 @@ impl Engine {
                 self.owe_receipt(handle, Some(peer));
                 return Ok(Verdict::Held);
             }
-            return Ok(self.room_in_inbox(name, item.bytes).map_or(Verdict::Wanted, |reason| reason));
+            let refusal = self.room_in_inbox(name, item.bytes);
+            return match (refusal, handle) {
+                // A fragment's room was reserved with the first of its body: it takes no more.
+                (Some(_), Some(handle)) if Self::is_reserved(handle, name, tx)? => Ok(Verdict::Wanted),
+                (refusal, _) => Ok(refusal.unwrap_or(Verdict::Wanted)),
+            };
         }
         let Some(handle) = handle else {
             return Ok(self.room_in_transit(item.bytes).map_or(Verdict::Wanted, |reason| reason));
@@ -349,6 +354,9 @@ impl Engine {
         if item.channel.parse::<ChannelName>().is_err() || !headers_within(&item.headers) {
             return Ok(Err(Rejection::Malformed));
         }
+        if !self.channels.make_room(&item.channel, tx) {
+            return Ok(Err(Rejection::Channels));
+        }
         let row = stored::Inbox {
             id: item.id.clone(),
             channel: item.channel.clone(),
@@ -381,8 +389,15 @@ impl Engine {
             }
             Some(head) => head,
             None => {
+                let last = base + u64::from(item.fragments) - 1;
+                let open = self.flows.inn.get(handle, tx)?.map_or(0, |flow| flow.open_in(base, last));
+                if open < u64::from(item.fragments) {
+                    // The source has ended others of its fragments.
+                    return Ok(Err(Rejection::Incomplete));
+                }
                 self.counters.next_body += 1;
                 self.counters.inbox_reserved += item.size;
+                self.watch_partial((handle, base), round.at.plus(item.lifetime_ms), tx);
                 stored::Partial {
                     id: item.id.clone(),
                     fragments: item.fragments,
@@ -394,7 +409,8 @@ impl Engine {
                 }
             }
         };
-        let head = stored::Partial { received: head.received + 1, ..head };
+        let give_up_at = round.at.plus(item.lifetime_ms).0;
+        let head = stored::Partial { received: head.received + 1, give_up_at, ..head };
         let head = if item.index == 0 { with_first(head, item) } else { head };
         tx.put_raw(Table::Body, (head.body_key, item.index).encode(), item.body.clone());
         let chaining_value = Bytes::copy_from_slice(&value);
@@ -427,7 +443,7 @@ impl Engine {
         self.counters.inbox_reserved = self.counters.inbox_reserved.saturating_sub(head.reserved);
         let whole = hash::whole_hash(&values);
         let good = head.hash == whole.as_slice() && head.channel.parse::<ChannelName>().is_ok();
-        if !good {
+        if !good || !self.channels.make_room(&head.channel, tx) {
             for index in 0..head.fragments {
                 tx.delete_raw(Table::Body, (head.body_key, index).encode());
             }

@@ -191,7 +191,8 @@ impl Engine {
                     }
                 }
                 // Versions count within an incarnation: the new one has echoed nothing.
-                if open || !row.closed {
+                let untold = flow.word_ends_something() && row.echoed_version < row.word_version;
+                if open || !row.closed || untold {
                     if let Some(flow) = self.flows.out.change(handle, tx)? {
                         flow.echoed_version = 0;
                     }

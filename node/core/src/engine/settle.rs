@@ -194,16 +194,18 @@ impl Engine {
         } else {
             self.flows.handle_or_new(&flow, &mut self.counters, tx)?
         };
-        let Some(row) =
-            self.newer_pages(tx.get::<ReceiptRow>(&(flow.source, handle))?.map(|row| row.0), &content, signed)
-        else {
-            return Ok(());
-        };
-        let (version, pages) = (row.version, pages_of(&row));
-        tx.put(&(flow.source, handle), &ReceiptRow(row));
+        let held = tx.get::<ReceiptRow>(&(flow.source, handle))?.map(|row| row.0);
+        let row = self.newer_pages(held, &content, signed);
         if flow.source == self.me {
+            if let Some(row) = row {
+                tx.put(&(flow.source, handle), &ReceiptRow(row));
+            }
+            // Also one seen before: it shows that the newest word has not arrived, and that a way is open.
             return self.settle_own(round, handle, &content, tx);
         }
+        let Some(row) = row else { return Ok(()) };
+        let (version, pages) = (row.version, pages_of(&row));
+        tx.put(&(flow.source, handle), &ReceiptRow(row));
         self.flows.transit.change_or(handle, tx, || TransitFlow::open(flow))?;
         self.settle_transit(handle, content.floor, &numbers_of(&content), tx)?;
         self.tell_receipt(handle, flow.source, version, &pages, BTreeSet::new(), Some(peer), tx);
@@ -418,6 +420,10 @@ impl Engine {
         let Some(flow) = self.flows.out.change(handle, tx)? else { return Ok(()) };
         let before = flow.clone();
         let fresh = flow.settle(first, last.min(flow.last()));
+        if ending != Ending::Delivered {
+            // What never was delivered gets no sub-state: the second mark need not wait for one.
+            fresh.iter().for_each(|(first, last)| flow.consumed.insert((*first).max(flow.second_mark), *last));
+        }
         for span in fresh {
             self.end_envelopes(round, handle, span, &before, (ending, reason), tx)?;
         }
@@ -448,7 +454,8 @@ impl Engine {
                 let (begin, end) = (first.max(row_first), last.min(key.1));
                 let at_ms = round.now.wall_ms;
                 let late = before.unconfirmed.iter().any(|range| range.first <= end && begin <= range.last);
-                let confirms = late && matches!(ending, Ending::Expired | Ending::Cancelled);
+                // What the destination rejects has not entered either: the first ending stands (promise P3).
+                let confirms = late && matches!(ending, Ending::Expired | Ending::Cancelled | Ending::Rejected);
                 if !confirms {
                     let ending = ending as u32;
                     row.endings.push(stored::Ending { first: begin, last: end, ending, reason, at_ms, late });
@@ -530,15 +537,16 @@ impl Engine {
             let last = last.min(flow.last());
             let fresh = flow.consumed.missing(first.max(flow.second_mark), last);
             flow.consumed.insert(first.max(flow.second_mark), last);
-            let next = flow.consumed.first_missing(flow.second_mark).min(flow.floor);
-            if next > flow.second_mark {
-                flow.second_mark = next;
-                flow.consumed.remove_below(next);
-                flow.word_version += 1;
-            }
             for (first, last) in fresh {
                 Self::note_substate(round, handle, (first, last), (state, reason), tx)?;
             }
+        }
+        let Some(flow) = self.flows.out.change(handle, tx)? else { return Ok(()) };
+        let next = flow.consumed.first_missing(flow.second_mark).min(flow.floor);
+        if next > flow.second_mark {
+            flow.second_mark = next;
+            flow.consumed.remove_below(next);
+            flow.word_version += 1;
         }
         Ok(())
     }
@@ -692,7 +700,7 @@ impl Engine {
         tx.put(&(flow.destination, handle), &WordRow(row));
         let ended = content.ended.iter().map(|range| (range.first, range.last)).collect();
         self.settle_transit(handle, content.floor, &ended, tx)?;
-        self.forget_told_receipt(handle, flow, content.floor, tx)?;
+        self.forget_told_receipt(handle, flow, (content.floor, content.second_mark), tx)?;
         if let Some(next) = self.directory.next(self.me, &self.own_links, flow.destination).give
             && next != peer
         {
@@ -702,21 +710,23 @@ impl Engine {
         self.drop_idle_transit(handle, tx)
     }
 
-    /// The source's floor has passed all that a held receipt says: the source knows.
+    /// The source's floor and second mark have passed all that a held receipt says: the source knows.
     fn forget_told_receipt(
         &mut self,
         handle: FlowHandle,
         flow: FlowId,
-        floor: u64,
+        (floor, second_mark): (u64, u64),
         tx: &mut Tx<'_>,
     ) -> Result<(), StoreError> {
         let Some(ReceiptRow(row)) = tx.get::<ReceiptRow>(&(flow.source, handle))? else { return Ok(()) };
-        let highest = pages_of(&row)
+        let untold = pages_of(&row)
             .iter()
             .filter_map(|page| hop::ReceiptContent::decode(page.content.clone()).ok())
-            .filter_map(|content| numbers_of(&content).last())
-            .max();
-        if highest.is_none_or(|highest| highest < floor) {
+            .any(|content| {
+                let ended = numbers_of(&content).last().is_some_and(|last| last >= floor);
+                ended || last_substate(&content).is_some_and(|last| last >= second_mark)
+            });
+        if !untold {
             tx.delete::<ReceiptRow>(&(flow.source, handle));
         }
         Ok(())
@@ -733,12 +743,18 @@ impl Engine {
         let Some(flow) = self.flows.inn.change(handle, tx)? else { return Ok(false) };
         let old_floor = flow.floor;
         let changed = flow.apply(content, by, |first, last| tags_between(handle, first, last, tx))?;
-        if content.floor > old_floor {
-            for (key, row) in
-                tx.scan::<stored::Tags>(&(handle, old_floor).encode(), &(handle, content.floor).encode(), 4096)?
-            {
-                let _ = row;
+        if changed {
+            self.give_up_ended(handle, tx)?;
+        }
+        let below = ((handle, old_floor).encode(), (handle, content.floor.max(old_floor)).encode());
+        loop {
+            let page = tx.scan::<stored::Tags>(&below.0, &below.1, PAGE)?;
+            let full = page.len() == PAGE;
+            for (key, _) in page {
                 tx.delete::<stored::Tags>(&key);
+            }
+            if !full {
+                break;
             }
         }
         if changed {
@@ -801,6 +817,12 @@ fn numbers_of(content: &hop::ReceiptContent) -> Numbers {
     let skipped = content.skipped.iter().filter_map(|range| sane(range.first, range.last));
     let untagged = content.untagged.iter().filter_map(|range| sane(range.first, range.last));
     delivered.chain(rejected).chain(skipped).chain(untagged).collect()
+}
+
+/// The highest number of which a receipt tells a sub-state.
+fn last_substate(content: &hop::ReceiptContent) -> Option<u64> {
+    let coded = content.refused.iter().chain(&content.dead).map(|range| range.last);
+    content.consumed.iter().map(|range| range.last).chain(coded).max()
 }
 
 fn pages_row(pages: &[hop::Signed], version: u64, by: Incarnation, floor: u64) -> stored::Pages {
