@@ -176,7 +176,8 @@ impl Walk {
             self.world.settle();
             let deliveries = self.world.hosts[host].deliveries.get(&consumer).cloned().unwrap_or_default();
             for delivery in deliveries {
-                let body = if delivery.fragments > 1 { self.whole(host, consumer, &delivery) } else { delivery.body.to_vec() };
+                let body =
+                    if delivery.fragments > 1 { self.whole(host, consumer, &delivery) } else { delivery.body.to_vec() };
                 *got.entry((host, body)).or_default() += 1;
             }
             self.world.acknowledge_all(host, consumer);
@@ -202,12 +203,24 @@ impl Walk {
             if table == Table::Envelope {
                 let row = stored::Envelope::decode(value.clone()).unwrap();
                 if !row.header.is_empty() {
-                    println!("host {host} {key:?} {:?} due {} wave {} {:?} standby_at {:?} timer {} now {}", row.state(), row.due, row.wave, row.custody, row.standby_at.first(), row.timer, self.world.now.boot_ms);
+                    println!(
+                        "host {host} {key:?} {:?} due {} wave {} {:?} standby_at {:?} timer {} now {}",
+                        row.state(),
+                        row.due,
+                        row.wave,
+                        row.custody,
+                        row.standby_at.first(),
+                        row.timer,
+                        self.world.now.boot_ms
+                    );
                 }
             }
             if table == Table::TransitFlow {
                 let row = stored::TransitFlow::decode(value.clone()).unwrap();
-                println!("host {host} flow {key:?} floor {} settled {:?} envelopes {}", row.floor, row.settled, row.envelopes);
+                println!(
+                    "host {host} flow {key:?} floor {} settled {:?} envelopes {}",
+                    row.floor, row.settled, row.envelopes
+                );
             }
         }
         for other in 0..self.alive.len() {
@@ -227,7 +240,12 @@ impl Walk {
                 "expired" | "cancelled" => times == 0 || rungs.iter().any(|rung| rung.contains("late")),
                 _ => false,
             };
-            assert!(fits, "{label}: {from}→{to} {} bytes is {state}, came {times} times: {rungs:?} {:?}", body.len(), trace.custody);
+            assert!(
+                fits,
+                "{label}: {from}→{to} {} bytes is {state}, came {times} times: {rungs:?} {:?}",
+                body.len(),
+                trace.custody
+            );
         }
         let all: u32 = got.values().sum();
         assert_eq!(all as usize, got.len(), "{label}: some came twice");
@@ -479,7 +497,12 @@ fn a_partial_body_gives_its_room_back() {
         let id = world.send_streamed(0, message, &vec![5; limits::FRAGMENT * 5]);
         let mut fragments = 0;
         while fragments < 2 {
-            world.tamper(|from, _, frame| from != 1 || !matches!(&frame.kind, Some(Kind::Envelope(_))) || { fragments += 1; fragments <= 2 });
+            world.tamper(|from, _, frame| {
+                from != 1 || !matches!(&frame.kind, Some(Kind::Envelope(_))) || {
+                    fragments += 1;
+                    fragments <= 2
+                }
+            });
             assert!(world.carry());
         }
         while world.status(2).inbox.1 == 0 {
@@ -650,7 +673,8 @@ fn a_closed_flow_leaves_the_relay() {
     world.connect(0, 1);
     world.pass(4_000_000);
     let tables = [Table::TransitFlow, Table::Word, Table::Receipt];
-    let left: Vec<_> = world.hosts[1].kv.rows().map(|(table, ..)| table).filter(|table| tables.contains(table)).collect();
+    let left: Vec<_> =
+        world.hosts[1].kv.rows().map(|(table, ..)| table).filter(|table| tables.contains(table)).collect();
     assert!(left.is_empty(), "{left:?}");
 }
 

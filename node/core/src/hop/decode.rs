@@ -222,7 +222,10 @@ fn refusal_from_wire(refusal: &hop::RetryLater) -> Option<PeerFrame> {
 /// Whether a word's numbers are some that a flow can have, so that one may count on from them.
 fn word_within(word: &hop::WordContent) -> bool {
     let ranges = word.ended.iter().all(|range| range.first <= range.last && range.last < limits::NUMBER_MAX);
-    ranges && word.floor <= limits::NUMBER_MAX && word.second_mark <= limits::NUMBER_MAX && word.end < limits::NUMBER_MAX
+    ranges
+        && word.floor <= limits::NUMBER_MAX
+        && word.second_mark <= limits::NUMBER_MAX
+        && word.end < limits::NUMBER_MAX
 }
 
 fn custody_from_wire(custody: &hop::Custody) -> Option<PeerFrame> {
