@@ -194,6 +194,31 @@ impl Walk {
         self.world.hosts[host].parts.iter().flat_map(|(_, _, bytes)| bytes.clone().unwrap()).collect()
     }
 
+    /// Both ends' rows of the flows between two hosts.
+    fn show_flows(&mut self, from: usize, to: usize) {
+        let id = [self.world.id(from).0, self.world.id(to).0].concat();
+        for (table, _, value) in self.world.hosts[from].kv.rows() {
+            if table == Table::OutFlow {
+                let row = stored::OutFlow::decode(value.clone()).unwrap();
+                if row.flow.starts_with(&id) {
+                    println!(
+                        "out {:?} {:?}",
+                        &row.flow[64..],
+                        stored::OutFlow { encapsulations: vec![], ..row.clone() }
+                    );
+                }
+            }
+        }
+        for (table, _, value) in self.world.hosts[to].kv.rows() {
+            if table == Table::InFlow {
+                let row = stored::InFlow::decode(value.clone()).unwrap();
+                if row.flow.starts_with(&id) {
+                    println!("in {:?} {row:?}", &row.flow[64..]);
+                }
+            }
+        }
+    }
+
     /// What a host still holds of others' mail, on the way to a failure.
     fn show(&mut self, host: usize) {
         if self.world.counts(host).2 == 0 {
@@ -240,6 +265,9 @@ impl Walk {
                 "expired" | "cancelled" => times == 0 || rungs.iter().any(|rung| rung.contains("late")),
                 _ => false,
             };
+            if !fits {
+                self.show_flows(from, to);
+            }
             assert!(
                 fits,
                 "{label}: {from}→{to} {} bytes is {state}, came {times} times: {rungs:?} {:?}",
@@ -702,4 +730,23 @@ fn a_confirmed_gap_expires_at_once() {
     let consumer = world.open_consumer(2, "orders", 10);
     world.pass(1000);
     assert!(world.received(2, consumer).is_empty());
+}
+
+/// CANCEL-1, P3: what is cancelled before its envelope leaves is not delivered with the rest of it.
+#[test]
+fn a_message_cancelled_in_an_envelope_that_leaves_is_not_delivered() {
+    let mut world = World::new(2, 5);
+    let ids = world.send(0, 1, &[b"one", b"two", b"three"]);
+    let request = RequestId(world.draw());
+    world.input(0, Input::CancelAsked { request, ids: vec![ids[1]] });
+    assert_eq!(world.state(0, ids[1]), "cancelled");
+    world.connect(0, 1);
+    world.pass(10_000);
+    let consumer = world.open_consumer(1, "orders", 10);
+    world.pass(10_000);
+    let got = world.received(1, consumer).len();
+    let late = world.trace(0, ids[1]).ladder.iter().any(|rung| rung.state.contains("late"));
+    assert_eq!(got, 2 + usize::from(late));
+    assert_eq!(world.state(0, ids[2]), "delivered");
+    assert_eq!(world.counts(0).0, 0);
 }
