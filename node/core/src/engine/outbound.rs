@@ -235,10 +235,13 @@ impl Engine {
         let next = self.transfers.entry((peer, name.flow.class)).or_insert(0);
         *next += 1;
         let transfer = *next;
+        // As the taker counts it: own mail is longer sealed than stored.
+        let in_hand = InHand { bytes: sealed.len() as u64 + FRAME_OVERHEAD, ..in_hand };
         link.out[name.flow.class.index()].send(transfer, in_hand);
         let show = link.must_show(stream, name.flow.source);
         let chain = if show { self.roster.chain_of(&name.flow.source).unwrap_or_default() } else { Vec::new() };
-        let age_ms = row.age_ms + round.at.0.saturating_sub(row.arrived);
+        // Within what a receiver takes: a confirmed gap may be of years, and its expiry still ahead.
+        let age_ms = (row.age_ms + round.at.0.saturating_sub(row.arrived)).min(2 * limits::LIFETIME_MAX_MS);
         let envelope = hop::Envelope {
             transfer,
             header,
