@@ -107,6 +107,7 @@ impl Decoder<'_> {
 
     fn envelope(&self, frame: hop::Envelope, class: Class, learned: &mut Learned) -> Result<Arrived, FrameError> {
         let bounds = || FrameError::Bounds("envelope");
+        // Rule HOP-7: nobody signed these.
         let caps = frame.wave >= 1 && frame.wave <= limits::WAVE_MAX && frame.transfer >= 1;
         if !caps || frame.age_ms > 2 * limits::LIFETIME_MAX_MS {
             return Err(bounds());

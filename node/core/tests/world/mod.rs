@@ -10,7 +10,7 @@ use rand_core::{Rng as _, SeedableRng as _};
 use waypost_core::engine::effect::{Accepted, Delivery, Effect, Reply, Stream, Trace};
 use waypost_core::engine::input::{ConsumerId, Input, Level, PeerHello, RequestId, SessionId, StreamId};
 use waypost_core::engine::{Engine, Identity};
-use waypost_core::hop::decode::Decoder;
+use waypost_core::hop::decode::{Decoded, Decoder, FrameError};
 use waypost_core::id::{Class, MessageId, NetworkId, NodeId};
 use waypost_core::limits;
 use waypost_core::message::{Recipient, Submission};
@@ -48,6 +48,8 @@ pub struct World {
     wire: VecDeque<(usize, usize, SessionId, Stream, Box<hop::Frame>)>,
     /// Frames carried, by kind, for tests that count.
     pub carried: BTreeMap<&'static str, u64>,
+    /// Frames carried: from, to, what; for tests that read them.
+    pub log: Vec<(usize, usize, hop::Frame)>,
 }
 
 impl World {
@@ -65,6 +67,7 @@ impl World {
             sessions: BTreeMap::new(),
             wire: VecDeque::new(),
             carried: BTreeMap::new(),
+            log: Vec::new(),
         };
         let mut founder = Roster::new(founding.network);
         founder.admit_chain(keys[0].id(), &[founding.certificate.clone()]).unwrap();
@@ -218,15 +221,37 @@ impl World {
         let Some((from, to, session, stream, frame)) = self.wire.pop_front() else { return false };
         let kind = kind_of(&frame);
         *self.carried.entry(kind).or_default() += 1;
-        let this = &self.hosts[to];
-        let decoder = Decoder { key: &this.key, network: self.network, roster: &this.roster, roots: &this.roots };
-        let decoded = decoder.decode(*frame, stream).unwrap_or_else(|error| panic!("{kind} refused: {error}"));
+        self.log.push((from, to, (*frame).clone()));
+        let decoded = self.decode(to, *frame, stream).unwrap_or_else(|error| panic!("{kind} refused: {error}"));
         let peer = self.id(from);
         let learned = decoded.learned.into_iter().map(|(subject, chain)| Input::ChainLearned { subject, chain });
         let mut inputs: Vec<Input> = learned.collect();
         inputs.extend(decoded.frame.map(|frame| Input::FrameArrived { peer, session, frame: Box::new(frame) }));
         self.round(to, inputs);
         true
+    }
+
+    /// What a host makes of a frame.
+    pub fn decode(&self, host: usize, frame: hop::Frame, stream: Stream) -> Result<Decoded, FrameError> {
+        let this = &self.hosts[host];
+        let decoder = Decoder { key: &this.key, network: self.network, roster: &this.roster, roots: &this.roots };
+        decoder.decode(frame, stream)
+    }
+
+    /// Frames not carried yet: from, to, what.
+    pub fn on_wire(&self) -> impl Iterator<Item = (usize, usize, &hop::Frame)> {
+        self.wire.iter().map(|(from, to, _, _, frame)| (*from, *to, &**frame))
+    }
+
+    /// Puts a frame on the wire as if `from` had sent it.
+    pub fn inject(&mut self, from: usize, to: usize, stream: Stream, kind: hop::frame::Kind) {
+        let session = self.sessions[&(from.min(to), from.max(to))];
+        self.wire.push_back((from, to, session, stream, Box::new(hop::Frame { kind: Some(kind) })));
+    }
+
+    /// How many frames of a kind were carried.
+    pub fn count(&self, kind: &str) -> u64 {
+        self.carried.get(kind).copied().unwrap_or(0)
     }
 
     /// Carries frames and rings timers that are due now, until nothing moves.
@@ -372,6 +397,7 @@ fn kind_of(frame: &hop::Frame) -> &'static str {
         Kind::Custody(_) => "custody",
         Kind::RetryLater(_) => "retry_later",
         Kind::Credit(_) => "credit",
+        Kind::Fact(_) => "fact",
         _ => "other",
     }
 }
