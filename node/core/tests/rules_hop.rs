@@ -1,5 +1,7 @@
 //! The rules of one hop, each in a world of a few engines: frames, offers, custody, waves, facts.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 #[expect(dead_code, clippy::unwrap_used, reason = "a harness of tests; each file uses its part of it")]
 mod world;
 

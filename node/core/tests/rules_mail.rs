@@ -1,5 +1,7 @@
 //! The rules of a message's life, each in a world of a few engines: flows, bodies, words, endings, applications.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 #[expect(dead_code, clippy::unwrap_used, reason = "a harness of tests; each file uses its part of it")]
 mod world;
 
@@ -156,7 +158,8 @@ fn a_start_opens_new_flows_and_closes_the_old() {
     urgent.class = Class::Urgent;
     world.submit(0, vec![urgent]);
     world.settle();
-    let firsts = |world: &World| headers(world, 0).iter().map(|h| (h.name.flow.class, h.name.first)).collect::<Vec<_>>();
+    let firsts =
+        |world: &World| headers(world, 0).iter().map(|h| (h.name.flow.class, h.name.first)).collect::<Vec<_>>();
     assert_eq!(firsts(&world), [(Class::Normal, 1), (Class::Normal, 3), (Class::Urgent, 1)]);
     world.kill(1);
     world.pass(1000);
@@ -288,6 +291,29 @@ fn mail_after_a_long_silence_is_proved() {
         world.acknowledge_all(2, consumer);
         world.pass(8 * DAY_MS);
     }
+}
+
+/// RECEIPT-4: a message that waited longer than the ladders around it are kept is proved all the same.
+#[test]
+fn mail_that_was_overtaken_for_a_week_is_proved() {
+    let mut world = World::new(2, 29);
+    world.hosts[1].policy.inbox_bytes = 10_000;
+    world.kill(1);
+    world.start(1);
+    world.connect(0, 1);
+    world.pass(1000);
+    let ids: Vec<_> = [5_000, 9_000, 1_000].map(|size| world.send(0, 1, &[&vec![1; size]])[0]).to_vec();
+    world.pass(2_000);
+    assert_eq!((world.counts(1).1, world.state(0, ids[1]).as_str()), (2, "accepted"));
+    world.kill(1);
+    world.pass(8 * DAY_MS);
+    world.start(1);
+    world.connect(0, 1);
+    world.settle();
+    let consumer = world.open_consumer(1, "orders", 10);
+    world.acknowledge_all(1, consumer);
+    world.pass(10_000);
+    assert_eq!(world.state(0, ids[1]), "delivered");
 }
 
 /// AGE-4: a relay lets go by its own count and ends nothing; the destination takes what comes, however old.

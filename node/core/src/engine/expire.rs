@@ -67,7 +67,7 @@ impl Engine {
             let (_, kind, handle, last) = key;
             match kind {
                 EXPIRE => self.expire(round, (handle, last), tx)?,
-                _ => self.forget((handle, last), tx)?,
+                _ => self.forget(round, (handle, last), tx)?,
             }
         }
         let all = crate::store::keys::end_of_table();
@@ -170,7 +170,7 @@ impl Engine {
     }
 
     /// The ladder of an envelope's messages has been kept long enough (rules IDEM-2, FLOW-4).
-    fn forget(&mut self, key: EnvelopeKey, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+    fn forget(&mut self, round: Round, key: EnvelopeKey, tx: &mut Tx<'_>) -> Result<(), StoreError> {
         let contents = tx.get::<stored::Contents>(&key)?.unwrap_or_default();
         for id in contents.messages.iter().filter_map(|sent| MessageId::from_slice(&sent.id)) {
             if let Some(message) = tx.get::<stored::Message>(&(id,))?
@@ -184,6 +184,12 @@ impl Engine {
         }
         tx.delete::<stored::Contents>(&key);
         tx.delete::<stored::Envelope>(&key);
+        // What nobody confirmed in this time stands (rule WORD-4): the word says so.
+        if let Some(flow) = self.flows.out.change(key.0, tx)?
+            && !flow.forget_unconfirmed(round.at).is_empty()
+        {
+            self.words_due.insert(key.0);
+        }
         let rest = tx.scan_raw(Table::Envelope, &(key.0, 0u64).encode(), &(key.0, u64::MAX).encode(), 1)?;
         let over = self.flows.out.get(key.0, tx)?.filter(|flow| flow.is_over()).map(|flow| flow.id);
         if let (true, Some(flow)) = (rest.is_empty(), over) {

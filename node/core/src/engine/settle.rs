@@ -365,19 +365,24 @@ impl Engine {
         if flow.settled.missing(range.first.max(flow.floor), range.last).is_empty() {
             return Ok(None);
         }
-        let before = if range.first == 1 { Some(0) } else { Self::tags_up_to(handle, range.first - 1, tx)? };
-        let through = Self::tags_up_to(handle, range.last, tx)?;
+        let all = (flow.last(), flow.tags);
+        let before = if range.first == 1 { Some(0) } else { Self::tags_up_to(handle, range.first - 1, all, tx)? };
+        let through = Self::tags_up_to(handle, range.last, all, tx)?;
         Ok(before.zip(through).map(|(before, through)| before ^ through == range.tags))
     }
 
-    /// XOR of the tags of numbers 1 to `number`; `None` when the row is forgotten.
-    fn tags_up_to(handle: FlowHandle, number: u64, tx: &Tx<'_>) -> Result<Option<u64>, StoreError> {
+    /// XOR of the tags of numbers 1 to `number`: from its row, from the next one when its own is forgotten, or, of the
+    /// last number given out, from `all`. `None` when it cannot be told any more.
+    fn tags_up_to(handle: FlowHandle, number: u64, all: (u64, u64), tx: &Tx<'_>) -> Result<Option<u64>, StoreError> {
+        if number == all.0 {
+            return Ok(Some(all.1));
+        }
         let from = (handle, number).encode();
         let rows = tx.scan::<stored::Contents>(&from, &(handle, u64::MAX).encode(), 1)?;
         let Some((key, contents)) = rows.into_iter().next() else { return Ok(None) };
         let Some(first) = (key.1 + 1).checked_sub(contents.messages.len() as u64) else { return Ok(None) };
-        let Some(count) = number.checked_sub(first) else { return Ok(None) };
-        let counted = contents.messages.iter().take(usize::try_from(count + 1).unwrap_or(usize::MAX));
+        let Some(count) = (number + 1).checked_sub(first) else { return Ok(None) };
+        let counted = contents.messages.iter().take(usize::try_from(count).unwrap_or(usize::MAX));
         Ok(Some(counted.fold(contents.tags_before, |sum, sent| sum ^ sent.tag)))
     }
 

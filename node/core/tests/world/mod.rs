@@ -70,7 +70,7 @@ impl World {
             log: Vec::new(),
         };
         let mut founder = Roster::new(founding.network);
-        founder.admit_chain(keys[0].id(), &[founding.certificate.clone()]).unwrap();
+        founder.admit_chain(keys[0].id(), std::slice::from_ref(&founding.certificate)).unwrap();
         for key in keys {
             let chain =
                 if world.hosts.is_empty() { vec![founding.certificate.clone()] } else { world.admit(&founder, &key) };
