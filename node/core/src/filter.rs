@@ -25,6 +25,8 @@ pub enum Rejection {
     Refused = 4,
     /// Delivered too often without success.
     Deliveries = 5,
+    /// For a channel more than a node may have.
+    Channels = 6,
 }
 
 impl Rejection {
@@ -37,6 +39,7 @@ impl Rejection {
             3 => "incomplete",
             4 => "refused by the application",
             5 => "delivered too often",
+            6 => "too many channels there",
             _ => "an unknown reason",
         }
     }
@@ -128,16 +131,23 @@ impl InFlow {
         number >= self.floor && !self.recorded.contains(number)
     }
 
+    /// How many of `first ..= last` may still enter.
+    #[must_use]
+    pub fn open_in(&self, first: u64, last: u64) -> u64 {
+        self.recorded.missing(first.max(self.floor), last).iter().map(|(first, last)| last - first + 1).sum()
+    }
+
     /// Whether all of `first ..= last` have a record or lie below the floor.
     #[must_use]
     pub fn knows(&self, first: u64, last: u64) -> bool {
         last < self.floor || self.recorded.covers(first.max(self.floor), last)
     }
 
-    /// Whether the source may not yet know of everything recorded here.
+    /// Whether the source may not yet know of everything recorded here, sub-states included.
     #[must_use]
     pub fn is_unsettled(&self) -> bool {
-        self.recorded.last().is_some_and(|last| last >= self.floor)
+        let coded = self.refused.iter().chain(&self.dead).any(|range| range.last >= self.second_mark);
+        coded || !self.consumed.is_empty() || self.recorded.last().is_some_and(|last| last >= self.floor)
     }
 
     /// Records a number as delivered. The caller has asked [`InFlow::is_new`].
@@ -190,12 +200,15 @@ impl InFlow {
 
     /// Records a sub-state: refused or dead-lettered.
     pub fn bury(&mut self, number: u64, reason: Rejection) {
+        self.version += 1;
+        if number < self.second_mark {
+            return;
+        }
         let coded = Coded { first: number, last: number, reason: reason as u32 };
         match reason {
             Rejection::Refused => insert_coded(&mut self.refused, coded),
             _ => insert_coded(&mut self.dead, coded),
         }
-        self.version += 1;
     }
 
     /// Takes the source's word in (rules WORD-1, FILTER-2). `tags_of` gives the XOR of the tags of delivered numbers

@@ -12,6 +12,9 @@ use crate::store::kv::{StoreError, Table};
 use crate::time::NodeTime;
 use crate::trust::Encapsulation;
 
+/// Unconfirmed endings this near in time share a range.
+const UNCONFIRMED_MS: u64 = 60 * 60 * 1000;
+
 /// How a message ended. On the wire and on disk as these numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
@@ -204,7 +207,14 @@ impl OutFlow {
     /// Ends numbers that may have left, by the source's own word: `expired`, or `cancel asked` (rule WORD-2).
     pub fn end_unconfirmed(&mut self, range: Unconfirmed) {
         match self.unconfirmed.last_mut() {
-            Some(end) if end.ending == range.ending && end.last + 1 == range.first => end.last = range.last,
+            // Of about the same time: the first one's decides when the floor may pass them.
+            Some(end)
+                if end.ending == range.ending
+                    && end.last + 1 == range.first
+                    && range.at.since(end.at) < UNCONFIRMED_MS =>
+            {
+                end.last = range.last;
+            }
             _ => self.unconfirmed.push(range),
         }
         self.word_version += 1;

@@ -26,6 +26,8 @@ pub const WINDOW: u64 = 1 << 20;
 pub const NUMBER_MAX: u64 = 1 << 48;
 /// Bytes of an idempotency key at most.
 pub const IDEMPOTENCY_KEY_BYTES: usize = 255;
+/// Bytes of an order key at most.
+pub const ORDER_KEY_BYTES: usize = 255;
 /// Facts kept at most (rule FACT-2).
 pub const FACTS: usize = 4096;
 /// Links in a fact at most.

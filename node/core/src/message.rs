@@ -47,9 +47,12 @@ pub enum Invalid {
     /// An idempotency key over the limit.
     #[error("the idempotency key is {0} bytes; at most {max} are allowed", max = limits::IDEMPOTENCY_KEY_BYTES)]
     IdempotencyKey(usize),
-    /// Something the design names and this version does not do: refused rather than done halfway.
-    #[error("{0} is not in this version yet: send without it")]
-    NotYet(&'static str),
+    /// An order key that cannot be.
+    #[error("the order key is {0} bytes; between 1 and {max} are allowed", max = limits::ORDER_KEY_BYTES)]
+    OrderKey(usize),
+    /// A delay that cannot be.
+    #[error("a delay of {0} ms is not possible: at most 365 days")]
+    Delay(u64),
     /// Too many at once.
     #[error("{0} messages in one request; at most {max} are allowed", max = limits::BATCH_MESSAGES)]
     Batch(usize),
@@ -165,11 +168,11 @@ impl Submission {
         if self.lifetime_ms == 0 || self.lifetime_ms > limits::LIFETIME_MAX_MS {
             return Err(Invalid::Lifetime(self.lifetime_ms));
         }
-        if self.delay_ms > 0 {
-            return Err(Invalid::NotYet("delayed delivery"));
+        if self.delay_ms > limits::LIFETIME_MAX_MS {
+            return Err(Invalid::Delay(self.delay_ms));
         }
-        if self.order_key.is_some() {
-            return Err(Invalid::NotYet("an order key"));
+        if let Some(key) = self.order_key.as_ref().filter(|key| key.is_empty() || key.len() > limits::ORDER_KEY_BYTES) {
+            return Err(Invalid::OrderKey(key.len()));
         }
         match &self.idempotency_key {
             Some(key) if key.len() > limits::IDEMPOTENCY_KEY_BYTES => Err(Invalid::IdempotencyKey(key.len())),

@@ -460,25 +460,80 @@ fn another_networks_mail_is_not_opened() {
     assert!(Engine::recover(identity, host.policy.clone(), &host.kv, world.now).is_err());
 }
 
-/// BODY-4: what was reserved for a body that its source ended is free again.
+fn ordered(world: &World, to: usize, body: &[u8], class: Class) -> waypost_core::message::Submission {
+    let mut message = submission(world.id(to), body);
+    message.order_key = Some("k".to_owned());
+    message.class = class;
+    message
+}
+
+/// ORDER-1, ORDER-2, ORDER-3: a message under a key comes when the one before it has left the inbox, though it came
+/// first and on a faster class; what has no key does not wait.
 #[test]
-#[ignore = "a partial body is never given up: its reservation stays after the source has ended the message"]
-fn a_reservation_ends_with_its_body() {
+fn order_is_kept_under_a_key() {
     let mut world = pair();
-    let (stream, request) = (StreamId(world.draw()), RequestId(world.draw()));
-    let mut message = submission(world.id(1), b"");
-    message.lifetime_ms = 5_000;
-    world.input(0, Input::BodyBegun { stream, request, uid: 0, message });
-    for _ in 0..3 {
-        world.input(0, Input::BodyGrew { stream, bytes: vec![1; limits::FRAGMENT].into() });
-    }
-    world.input(0, Input::BodyEnded { stream });
-    while rows(&world, 1, Table::Partial).is_empty() {
-        assert!(world.carry());
-    }
+    world.submit(0, vec![ordered(&world, 1, b"first", Class::Bulk)]);
+    world.submit(0, vec![ordered(&world, 1, b"second", Class::Urgent)]);
+    world.send(0, 1, &[b"free"]);
+    world.tamper(|_, _, frame| {
+        let bulk = |envelope: &hop::Envelope| Header::decode(&envelope.header).unwrap().name.flow.class == Class::Bulk;
+        !matches!(&frame.kind, Some(Kind::Envelope(envelope)) if bulk(envelope))
+    });
+    world.settle();
+    let consumer = world.open_consumer(1, "orders", 10);
+    assert_eq!(world.received(1, consumer), [&b"free"[..]], "the first was lost on its way");
     world.cut(0, 1);
-    world.pass(10_000);
     world.connect(0, 1);
-    world.pass(120_000);
-    assert!(rows(&world, 1, Table::Partial).is_empty());
+    world.settle();
+    assert_eq!(world.received(1, consumer), [&b"free"[..], b"first"]);
+    world.acknowledge_all(1, consumer);
+    world.settle();
+    assert_eq!(world.received(1, consumer), [&b"free"[..], b"first", b"second"]);
+}
+
+/// ORDER-4: at the end of its lifetime a message comes without its predecessor and says so.
+#[test]
+fn order_is_given_up_with_the_lifetime() {
+    let mut world = pair();
+    world.submit(0, vec![ordered(&world, 1, b"first", Class::Bulk)]);
+    let mut second = ordered(&world, 1, b"second", Class::Urgent);
+    second.lifetime_ms = 5_000;
+    world.submit(0, vec![second]);
+    while world.counts(1).1 == 0 {
+        assert!(world.carry(), "urgent mail is carried behind");
+        world.tamper(|_, _, frame| {
+            let class = |envelope: &hop::Envelope| Header::decode(&envelope.header).unwrap().name.flow.class;
+            !matches!(&frame.kind, Some(Kind::Envelope(envelope)) if class(envelope) == Class::Bulk)
+        });
+    }
+    let consumer = world.open_consumer(1, "orders", 10);
+    world.acknowledge_all(1, consumer);
+    world.pass(10_000);
+    let unproven = |delivery: &waypost_core::engine::effect::Delivery| {
+        delivery.headers.contains(&("waypost-order".to_owned(), "unproven".to_owned()))
+    };
+    let second = world.hosts[1].deliveries[&consumer].iter().find(|delivery| delivery.body == "second");
+    assert!(second.is_some());
+    let first = world.hosts[1].deliveries[&consumer].iter().any(|delivery| delivery.body == "first");
+    assert_eq!(unproven(second.unwrap()), !first);
+}
+
+/// DELAY-1, DELAY-2: accepted at once, sent when due, its lifetime counted from there; CANCEL-1: or never.
+#[test]
+fn a_delayed_message_goes_when_it_is_due() {
+    let mut world = pair();
+    let mut message = submission(world.id(1), b"later");
+    (message.delay_ms, message.lifetime_ms) = (60_000, 10_000);
+    let ids: Vec<_> = (0..2).map(|_| world.submit(0, vec![message.clone()])[0].id).collect();
+    assert_eq!((world.counts(0).0, world.state(0, ids[0]).as_str()), (2, "accepted"));
+    assert!(world.ask_trace(0, ids[0], Some(waypost_core::engine::input::Level::Delivered)).is_none());
+    assert_eq!(cancel(&mut world, 0, ids[1]), "cancelled");
+    world.pass(59_000);
+    world.kill(0);
+    world.start(0);
+    world.connect(0, 1);
+    world.settle();
+    assert!(headers(&world, 0).is_empty(), "not before its time");
+    world.pass(2_000);
+    assert_eq!((world.counts(1).1, world.state(0, ids[0]).as_str()), (1, "delivered"));
 }

@@ -4,8 +4,10 @@
 mod world;
 
 use waypost_core::engine::effect::{Refusal, Reply};
-use waypost_core::engine::input::{Input, Level};
+use waypost_core::engine::input::{Input, Level, RequestId};
+use waypost_core::id::{Class, NodeId};
 use waypost_core::limits;
+use waypost_core::message::Submission;
 use waypost_core::store::kv::{Kv as _, Table};
 use world::{World, submission};
 
@@ -324,4 +326,86 @@ fn a_message_to_oneself_is_delivered() {
     world.pass(1000);
     assert_eq!((world.state(0, id), world.state(0, large)), ("consumed".to_owned(), "consumed".to_owned()));
     assert_eq!(world.counts(0), (0, 0, 0));
+}
+
+fn ordered(to: NodeId, body: &[u8], class: Class) -> Submission {
+    Submission { order_key: Some("k".to_owned()), class, ..submission(to, body) }
+}
+
+/// ORDER-1 to ORDER-3: a message is handed out only after the one before it under its key was acknowledged, whatever
+/// overtook whatever; one without the key waits for nobody.
+#[test]
+fn messages_of_one_key_are_handed_out_in_order() {
+    let mut world = chain();
+    let to = world.id(2);
+    let consumer = world.open_consumer(2, "orders", 10);
+    let one = ordered(to, b"one", Class::Bulk);
+    let two = ordered(to, b"two", Class::Urgent);
+    let three = ordered(to, b"three", Class::Normal);
+    world.submit(0, vec![one, two, three]);
+    world.send(0, 2, &[b"free"]);
+    world.settle();
+    let mut got = world.received(2, consumer);
+    got.sort();
+    assert_eq!(got, [&b"free"[..], b"one"]);
+    world.kill(2);
+    world.start(2);
+    world.connect(1, 2);
+    let consumer = world.open_consumer(2, "orders", 10);
+    for expected in [2, 3, 4] {
+        world.settle();
+        assert_eq!(world.received(2, consumer).len(), expected);
+        world.acknowledge_all(2, consumer);
+    }
+    world.pass(1000);
+    let last = world.received(2, consumer);
+    assert_eq!(last[2..], [&b"two"[..], b"three"]);
+    assert_eq!(world.counts(2).1, 0);
+}
+
+/// ORDER-3: a predecessor that its source ended before it came holds nobody back. ORDER-4: one that never comes does
+/// so for a lifetime, and the consumer is told.
+#[test]
+fn a_missing_predecessor_delays_for_a_lifetime_at_most() {
+    let mut world = chain();
+    let to = world.id(2);
+    let first = world.submit(0, vec![ordered(to, b"first", Class::Bulk)])[0].id;
+    world.settle();
+    let consumer = world.open_consumer(2, "orders", 10);
+    world.settle();
+    assert_eq!(world.received(2, consumer).len(), 1, "{first}");
+    let second = Submission { lifetime_ms: 60_000, ..ordered(to, b"second", Class::Urgent) };
+    world.submit(0, vec![second]);
+    world.pass(1000);
+    assert_eq!(world.received(2, consumer).len(), 1, "the first is not acknowledged");
+    world.pass(61_000);
+    let held = &world.hosts[2].deliveries[&consumer];
+    assert_eq!(held.len(), 2);
+    assert!(held[1].headers.contains(&("waypost-order".to_owned(), "unproven".to_owned())));
+    assert_eq!(world.counts(2).1, 2);
+}
+
+/// DELAY-1: a delayed message is accepted at once and sent when it is due, also after a restart. DELAY-2: before that
+/// it can be cancelled for good.
+#[test]
+fn a_delayed_message_is_sent_when_it_is_due() {
+    let mut world = chain();
+    let consumer = world.open_consumer(2, "orders", 10);
+    let later = |world: &World, body: &[u8]| Submission { delay_ms: 60_000, ..submission(world.id(2), body) };
+    let kept = later(&world, b"later");
+    let dropped = later(&world, b"never");
+    let ids: Vec<_> = world.submit(0, vec![kept, dropped]).into_iter().map(|accepted| accepted.id).collect();
+    world.pass(30_000);
+    assert!(world.received(2, consumer).is_empty());
+    assert_eq!((world.state(0, ids[0]), world.counts(0).0), ("accepted".to_owned(), 2));
+    let request = RequestId(world.draw());
+    world.input(0, Input::CancelAsked { request, ids: vec![ids[1]] });
+    assert_eq!(world.state(0, ids[1]), "cancelled");
+    world.kill(0);
+    world.start(0);
+    world.connect(0, 1);
+    world.pass(40_000);
+    assert_eq!(world.received(2, consumer), [&b"later"[..]]);
+    assert_eq!(world.state(0, ids[0]), "delivered");
+    assert_eq!(world.counts(0).0, 0);
 }

@@ -11,6 +11,8 @@ use crate::store::tables::FlowHandle;
 pub(super) enum Alarm {
     /// Rows of the timer table are due.
     Rows,
+    /// Delayed messages are due.
+    Delayed,
     /// Mail of a flow has gone without a receipt for too long.
     Retry(FlowHandle),
     /// A word that only raises a mark has waited for mail to ride with.

@@ -53,6 +53,20 @@ impl Engine {
         Ok(())
     }
 
+    /// A delayed message has got its number: who waits for it waits for its flow from now on.
+    pub(super) fn follow_waiters(&mut self, id: MessageId, tx: &Tx<'_>) -> Result<(), StoreError> {
+        let Some(handle) = tx.get::<stored::Message>(&(id,))?.map(|row| row.handle) else { return Ok(()) };
+        let early = self.waiters.remove(&0).unwrap_or_default();
+        let (of_it, rest): (Vec<_>, Vec<_>) = early.into_iter().partition(|waiter| waiter.id == id);
+        if !rest.is_empty() {
+            self.waiters.insert(0, rest);
+        }
+        if !of_it.is_empty() {
+            self.waiters.entry(handle).or_default().extend(of_it);
+        }
+        Ok(())
+    }
+
     /// Something of a flow has changed: its waiters are looked at in this round.
     pub(super) fn wake_waiters(&mut self, handle: FlowHandle) {
         if self.waiters.contains_key(&handle) {
@@ -103,7 +117,12 @@ impl Engine {
         wait: Option<Level>,
         tx: &Tx<'_>,
     ) -> Result<Trace, StoreError> {
-        let flow = self.flows.out.get(message.handle, tx)?.ok_or_else(|| damaged(Table::OutFlow))?.id;
+        let (destination, class) = if message.handle == 0 {
+            self.delayed_place(id, message, tx)?.ok_or_else(|| damaged(Table::Delayed))?
+        } else {
+            let flow = self.flows.out.get(message.handle, tx)?.ok_or_else(|| damaged(Table::OutFlow))?.id;
+            (flow.destination, flow.class)
+        };
         let mut ladder = vec![Rung { state: "accepted".to_owned(), at_ms: message.accepted_ms, by: Some(self.me) }];
         let mut custody = Vec::new();
         let whole = message.fragments.max(1);
@@ -117,7 +136,7 @@ impl Engine {
             self.read_row(&row, from, &mut ladder, &mut custody, &mut endings);
             from = key.1 + 1;
         }
-        ladder.extend(rungs_of_endings(&endings, whole.min(TRACED_FRAGMENTS), message, flow.destination));
+        ladder.extend(rungs_of_endings(&endings, whole.min(TRACED_FRAGMENTS), message, destination));
         ladder.sort_by_key(|rung| rung.at_ms);
         custody.sort_by_key(|event| event.at_ms);
         custody.truncate(256);
@@ -135,9 +154,9 @@ impl Engine {
         Ok(Trace {
             id,
             from: self.me,
-            to: flow.destination,
+            to: destination,
             channel: message.channel.clone(),
-            class: flow.class,
+            class,
             state,
             ladder,
             custody,

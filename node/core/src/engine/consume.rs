@@ -106,6 +106,27 @@ impl Channels {
         self.by_handle.get_mut(&handle)
     }
 
+    /// Whether a channel is to be looked at again.
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Whether a channel of this name is there or can be made; of too many, an idle one gives way
+    /// (rule QUOTA-4).
+    pub(super) fn make_room(&mut self, name: &str, tx: &mut Tx<'_>) -> bool {
+        if self.by_name.contains_key(name) || self.by_name.len() < limits::CHANNELS {
+            return true;
+        }
+        let idle = |channel: &&Channel| channel.messages == 0 && channel.consumers.is_empty();
+        let Some((handle, name)) = self.by_handle.values().find(idle).map(|idle| (idle.handle, idle.name.clone())) else {
+            return false;
+        };
+        self.by_handle.remove(&handle);
+        self.by_name.remove(&name);
+        tx.delete::<stored::Channel>(&name);
+        true
+    }
+
     /// Writes what changed.
     pub(super) fn save(&mut self, tx: &mut Tx<'_>) {
         for channel in self.by_handle.values_mut().filter(|channel| channel.changed) {
@@ -158,6 +179,7 @@ impl Engine {
             let refusal = too_many("consumers", limits::CONSUMERS);
             return tx.hint(Effect::EndConsumer { consumer, refusal });
         }
+        self.channels.make_room(name.as_str(), tx);
         let Some(channel) = self.channels.open(name.as_str(), &mut self.counters) else {
             let refusal = too_many("channels", limits::CHANNELS);
             return tx.hint(Effect::EndConsumer { consumer, refusal });
@@ -293,7 +315,7 @@ impl Engine {
         let delivery = state.next_delivery;
         state.next_delivery += 1;
         state.credit -= 1;
-        let until = round.now.boot_ms + state.lease_ms;
+        let until = round.now.boot_ms.saturating_add(state.lease_ms);
         state.held.insert(delivery, Lease { key, place, until });
         self.alarms.set_earlier(Alarm::Lease(consumer), until);
         if let Some(channel) = self.channels.by_handle.get_mut(&state.channel) {
@@ -361,7 +383,7 @@ impl Engine {
                 tx.delete_raw(Table::Body, (message.body_key, index).encode());
             }
         }
-        Ok(())
+        self.release_after(handle, (number, number), tx)
     }
 
     /// Moves a message to the channel `dead.NAME`, where it can still be read; the sender learns why (rule CONSUME-4).
@@ -374,6 +396,11 @@ impl Engine {
         why: Rejection,
         tx: &mut Tx<'_>,
     ) -> Result<(), StoreError> {
+        let mut channel = format!("dead.{}", message.channel);
+        channel.truncate(128);
+        if !self.channels.make_room(&channel, tx) {
+            return self.put_off(round, key, tx);
+        }
         if let Some(flow) = self.flows.inn.change(handle, tx)? {
             for number in number..number + u64::from(message.fragments.max(1)) {
                 flow.bury(number, why);
@@ -384,10 +411,20 @@ impl Engine {
         self.counters.inbox_messages = self.counters.inbox_messages.saturating_sub(1);
         self.counters.inbox_bytes = self.counters.inbox_bytes.saturating_sub(message.size);
         tx.delete::<stored::Queue>(&key);
-        let mut channel = format!("dead.{}", message.channel);
-        channel.truncate(128);
         let row = stored::Inbox { channel, ..message.clone() };
-        self.queue(handle, number, Class::from_wire(message.class).unwrap_or(Class::Normal), row, tx)
+        self.queue(handle, number, Class::from_wire(message.class).unwrap_or(Class::Normal), row, tx)?;
+        self.release_after(handle, (number, number), tx)
+    }
+
+    /// There is no room for another channel of dead letters: the message waits where it is.
+    fn put_off(&mut self, round: Round, key: QueueKey, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        let ready_at = round.at.plus(limits::LEASE_MS).0;
+        if let Some(mut row) = tx.get::<stored::Queue>(&key)? {
+            row.ready_at = ready_at;
+            tx.put(&key, &row);
+        }
+        self.give_back(key, ready_at);
+        Ok(())
     }
 
     fn leave_channel(&mut self, key: QueueKey, size: u64) {
@@ -440,7 +477,7 @@ impl Engine {
     /// A consumer needs longer.
     pub(super) fn extend(&mut self, round: Round, consumer: ConsumerId, delivery: u64, lease_ms: u64) {
         if let Some(lease) = self.consumers.get_mut(&consumer).and_then(|state| state.held.get_mut(&delivery)) {
-            lease.until = round.now.boot_ms + lease_ms;
+            lease.until = round.now.boot_ms.saturating_add(lease_ms);
         }
     }
 

@@ -10,6 +10,8 @@ use super::submit::{damaged, expiry_of};
 use super::{Engine, Event, Job, Retry, Round};
 use crate::flow::{Ending, Unconfirmed};
 use crate::id::{MessageId, NodeId};
+use crate::limits;
+use crate::numbers::Numbers;
 use crate::store::keys::Key as _;
 use crate::store::kv::{StoreError, Table};
 use crate::store::tables::{EnvelopeKey, FlowHandle, ReceiptRow};
@@ -19,6 +21,8 @@ use crate::time::NodeTime;
 /// Kinds of rows in the timer table.
 const EXPIRE: u8 = 1;
 const FORGET: u8 = 2;
+const ORDER: u8 = 3;
+const PARTIAL: u8 = 4;
 /// Timer rows carried out in one round.
 const TIMERS: usize = 256;
 /// Envelopes a job looks at in one round.
@@ -52,13 +56,29 @@ impl Engine {
         self.watch_timers(at);
     }
 
+    /// Sets when a message that waits for its predecessor is released without it.
+    pub(super) fn watch_order(&mut self, at: NodeTime, place: (FlowHandle, u64), tx: &mut Tx<'_>) {
+        tx.put(&(at, ORDER, place.0, place.1), &stored::Empty {});
+        self.watch_timers(at);
+    }
+
+    pub(super) fn clear_order_watch(&self, at: u64, place: (FlowHandle, u64), tx: &mut Tx<'_>) {
+        tx.delete::<stored::Empty>(&(NodeTime(at), ORDER, place.0, place.1));
+    }
+
+    /// Sets when to look whether a partial body is to be given up.
+    pub(super) fn watch_partial(&mut self, key: (FlowHandle, u64), at: NodeTime, tx: &mut Tx<'_>) {
+        tx.put(&(at, PARTIAL, key.0, key.1), &stored::Empty {});
+        self.watch_timers(at);
+    }
+
     /// Rings when the first row of the timer table is due.
     fn watch_timers(&mut self, at: NodeTime) {
         self.alarms.set_earlier(Alarm::Rows, self.boot_ms_of(at));
     }
 
-    /// Carries out timer rows that are due.
-    pub(super) fn ring_rows(&mut self, round: Round, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+    /// Carries out a page of timer rows that are due. Returns whether more are.
+    pub(super) fn ring_rows(&mut self, round: Round, tx: &mut Tx<'_>) -> Result<bool, StoreError> {
         let end = (round.at.plus(1), 0u8, 0u64, 0u64).encode();
         let rows = tx.scan::<stored::Empty>(&[], &end, TIMERS)?;
         for (key, row) in rows {
@@ -67,14 +87,17 @@ impl Engine {
             let (_, kind, handle, last) = key;
             match kind {
                 EXPIRE => self.expire(round, (handle, last), tx)?,
+                ORDER => self.release_unproven((handle, last), tx)?,
+                PARTIAL => self.ring_partial(round, (handle, last), tx)?,
                 _ => self.forget(round, (handle, last), tx)?,
             }
         }
         let all = crate::store::keys::end_of_table();
-        if let Some(((at, ..), _)) = tx.scan::<stored::Empty>(&[], &all, 1)?.into_iter().next() {
+        let Some(((at, ..), _)) = tx.scan::<stored::Empty>(&[], &all, 1)?.into_iter().next() else { return Ok(false) };
+        if at > round.at {
             self.watch_timers(at);
         }
-        Ok(())
+        Ok(at <= round.at)
     }
 
     fn expire(&mut self, round: Round, key: EnvelopeKey, tx: &mut Tx<'_>) -> Result<(), StoreError> {
@@ -102,13 +125,17 @@ impl Engine {
         let contents = tx.get::<stored::Contents>(&key)?.ok_or_else(|| damaged(Table::Contents))?;
         let first = key.1 + 1 - u64::from(row.count);
         let mut next: Option<NodeTime> = None;
+        let mut over = Numbers::new();
         for (number, sent) in (first..).zip(&contents.messages) {
             let at = expiry_of(&row, sent);
             if at > round.at {
                 next = Some(next.map_or(at, |next| next.min(at)));
             } else {
-                self.end_by_source(round, key.0, number, Ending::Expired, tx)?;
+                over.insert(number, number);
             }
+        }
+        for (first, last) in over.spans() {
+            self.end_by_source(round, key.0, (*first, *last), Ending::Expired, tx)?;
         }
         if let (Some(at), Some(mut row)) = (next, tx.get::<stored::Envelope>(&key)?)
             && row.state() != State::Ended
@@ -119,29 +146,33 @@ impl Engine {
         Ok(())
     }
 
-    /// The source ends a number: for good when it never left, else until the destination has a say (rule WORD-2).
+    /// The source ends numbers of one envelope: for good when they never left, else until the destination has a say
+    /// (rule WORD-2).
     pub(super) fn end_by_source(
         &mut self,
         round: Round,
         handle: FlowHandle,
-        number: u64,
+        (first, last): (u64, u64),
         ending: Ending,
         tx: &mut Tx<'_>,
     ) -> Result<(), StoreError> {
         let Some(flow) = self.flows.out.change(handle, tx)? else { return Ok(()) };
-        if flow.has_ended(number) {
-            return Ok(());
+        let open: Numbers = (first..=last).filter(|number| !flow.has_ended(*number)).map(|number| (number, number)).collect();
+        let (left_below, destination) = (flow.left_below, flow.id.destination);
+        for (first, last) in open.spans() {
+            if *first >= left_below {
+                self.end_numbers(round, handle, (*first, *last), ending, 0, tx)?;
+                continue;
+            }
+            let Some(flow) = self.flows.out.change(handle, tx)? else { return Ok(()) };
+            let before = flow.clone();
+            flow.end_unconfirmed(Unconfirmed { first: *first, last: *last, ending, at: round.at });
+            self.end_envelopes(round, handle, (*first, *last), &before, (ending, 0), tx)?;
+            self.words_due.insert(handle);
+            // The word is repeated until it is echoed, also when no copy was ever acknowledged.
+            self.expect_receipt(round, handle, destination);
         }
-        if number >= flow.left_below {
-            return self
-                .end_numbers(round, handle, (number, number), ending, 0, tx)
-                .map(|()| self.wake_waiters(handle));
-        }
-        let before = flow.clone();
-        flow.end_unconfirmed(Unconfirmed { first: number, last: number, ending, at: round.at });
-        self.end_envelopes(round, handle, (number, number), &before, (ending, 0), tx)?;
         self.wake_waiters(handle);
-        self.words_due.insert(handle);
         Ok(())
     }
 
@@ -155,13 +186,14 @@ impl Engine {
     ) -> Result<(), StoreError> {
         let mut outcomes = Vec::with_capacity(ids.len());
         for id in ids {
+            self.undelay(round, *id, tx)?;
             let Some(message) = tx.get::<stored::Message>(&(*id,))? else {
                 let reply = Reply::Refused(Refusal::UnknownMessage(*id));
                 tx.claim(Effect::Reply { request, reply });
                 return Ok(());
             };
             for number in message.number..message.number + u64::from(message.fragments.max(1)) {
-                self.end_by_source(round, message.handle, number, Ending::Cancelled, tx)?;
+                self.end_by_source(round, message.handle, (number, number), Ending::Cancelled, tx)?;
             }
             outcomes.push((*id, self.state_of(*id, tx)?));
         }
@@ -171,11 +203,15 @@ impl Engine {
 
     /// The ladder of an envelope's messages has been kept long enough (rules IDEM-2, FLOW-4).
     fn forget(&mut self, round: Round, key: EnvelopeKey, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        if self.is_still_compared(round, key, tx)? {
+            return Ok(());
+        }
         let contents = tx.get::<stored::Contents>(&key)?.unwrap_or_default();
         for id in contents.messages.iter().filter_map(|sent| MessageId::from_slice(&sent.id)) {
             if let Some(message) = tx.get::<stored::Message>(&(id,))?
                 && message.open_fragments == 0
             {
+                self.forget_order(key.0, id, &message, tx)?;
                 tx.delete::<stored::Message>(&(id,));
                 if !message.idempotency_key.is_empty() {
                     tx.delete::<stored::Idempotency>(&(message.uid, message.idempotency_key));
@@ -184,12 +220,6 @@ impl Engine {
         }
         tx.delete::<stored::Contents>(&key);
         tx.delete::<stored::Envelope>(&key);
-        // What nobody confirmed in this time stands (rule WORD-4): the word says so.
-        if let Some(flow) = self.flows.out.change(key.0, tx)?
-            && !flow.forget_unconfirmed(round.at).is_empty()
-        {
-            self.words_due.insert(key.0);
-        }
         let rest = tx.scan_raw(Table::Envelope, &(key.0, 0u64).encode(), &(key.0, u64::MAX).encode(), 1)?;
         let over = self.flows.out.get(key.0, tx)?.filter(|flow| flow.is_over()).map(|flow| flow.id);
         if let (true, Some(flow)) = (rest.is_empty(), over) {
@@ -197,6 +227,28 @@ impl Engine {
             self.flows.forget(key.0, &flow, self.me, tx);
         }
         Ok(())
+    }
+
+    /// Lets the floor pass unconfirmed endings that are old enough (rule WORD-4). What stays above an open number is
+    /// kept another day: a receipt for that number may speak of both, and proves nothing without all their tags.
+    fn is_still_compared(&mut self, round: Round, key: EnvelopeKey, tx: &mut Tx<'_>) -> Result<bool, StoreError> {
+        let Some(flow) = self.flows.out.change(key.0, tx)? else { return Ok(false) };
+        let old_floor = flow.floor;
+        for (first, last) in flow.forget_unconfirmed(round.at) {
+            flow.consumed.insert(first.max(flow.second_mark), last);
+        }
+        let floor = flow.floor;
+        if floor > old_floor {
+            self.alarms.set_if_unset(Alarm::Word(key.0), round.now.boot_ms);
+        }
+        if floor > key.1 {
+            return Ok(false);
+        }
+        if let Some(mut row) = tx.get::<stored::Envelope>(&key)? {
+            self.set_forgetting(key, &mut row, round.at.plus(limits::DAY_MS), tx);
+            tx.put(&key, &row);
+        }
+        Ok(true)
     }
 
     // ---- without a receipt ----

@@ -66,8 +66,7 @@ impl Engine {
         let Some(link) = self.links.get_mut(&peer) else { return Ok(()) };
         link.inc[class.index()].arrive(transfer, bytes);
         let verdict = if name.flow.source == self.me {
-            // Our own mail coming back: the other side has it, we answer for it anyway.
-            Verdict::Held
+            self.came_back(round, peer, name, tx)?
         } else if name.flow.destination == self.me {
             self.receive(round, peer, name, arrived, tx)?
         } else {
@@ -159,7 +158,7 @@ impl Engine {
     fn consider(&mut self, round: Round, peer: NodeId, item: &Offered, tx: &mut Tx<'_>) -> Result<Verdict, StoreError> {
         let name = item.name;
         if name.flow.source == self.me {
-            return Ok(Verdict::Held);
+            return self.came_back(round, peer, name, tx);
         }
         let handle = self.flows.handle(&name.flow, tx)?;
         if name.flow.destination == self.me {
@@ -171,7 +170,12 @@ impl Engine {
                 self.owe_receipt(handle, Some(peer));
                 return Ok(Verdict::Held);
             }
-            return Ok(self.room_in_inbox(name, item.bytes).map_or(Verdict::Wanted, |reason| reason));
+            let refusal = self.room_in_inbox(name, item.bytes);
+            return match (refusal, handle) {
+                // A fragment's room was reserved with the first of its body: it takes no more.
+                (Some(_), Some(handle)) if Self::is_reserved(handle, name, tx)? => Ok(Verdict::Wanted),
+                (refusal, _) => Ok(refusal.unwrap_or(Verdict::Wanted)),
+            };
         }
         let Some(handle) = handle else {
             return Ok(self.room_in_transit(item.bytes).map_or(Verdict::Wanted, |reason| reason));
@@ -181,6 +185,23 @@ impl Engine {
             Some(verdict) => Ok(verdict),
             None => Ok(self.room_in_transit(item.bytes).map_or(Verdict::Wanted, |reason| reason)),
         }
+    }
+
+    /// Own mail comes back: its way leads through here. What is still open goes on from here; of what has ended the
+    /// giver is shown why, or it would keep its copy until the lifetime is over.
+    fn came_back(&mut self, round: Round, peer: NodeId, name: Name, tx: &mut Tx<'_>) -> Result<Verdict, StoreError> {
+        let Some(handle) = self.flows.handle(&name.flow, tx)? else { return Ok(Verdict::Gone) };
+        let key = (handle, name.last());
+        let row = tx.get::<stored::Envelope>(&key)?.filter(|row| row.state() != State::Ended);
+        let Some(row) = row else {
+            self.tell_words(peer, &[(handle, name.flow)], tx);
+            self.show_receipt(handle, name.flow, peer, tx)?;
+            return Ok(Verdict::Gone);
+        };
+        if row.state() == State::Standby && row.standby_at == peer.0.as_slice() {
+            self.revive(round, name.flow, key, row, tx);
+        }
+        Ok(Verdict::Held)
     }
 
     fn room_in_inbox(&self, name: Name, bytes: u64) -> Option<Verdict> {
@@ -253,12 +274,18 @@ impl Engine {
         tx: &Tx<'_>,
     ) -> Result<Option<Verdict>, StoreError> {
         let mut bytes = 0u64;
+        let mut ordered = 0u64;
         for (number, item) in (name.first..).zip(items) {
+            ordered = ordered.saturating_add(if item.after.is_some() { item.size } else { 0 });
             let begun = item.fragments > 1
                 && tx.get::<stored::Partial>(&(handle, number.saturating_sub(u64::from(item.index)), 0))?.is_some();
             if !begun {
                 bytes = bytes.saturating_add(item.size.max(item.body.len() as u64));
             }
+        }
+        if ordered > 0 && self.counters.waiting_bytes.saturating_add(ordered) > self.policy.inbox_bytes / 2 {
+            // What waits for a predecessor must leave room for it (rule ORDER-4).
+            return Ok(Some(Verdict::Refused(Reason::InboxFull, Some(name.flow.source))));
         }
         Ok(if bytes > self.policy.inbox_bytes { None } else { self.room_in_inbox(name, bytes) })
     }
@@ -290,6 +317,7 @@ impl Engine {
             match entered {
                 Err(why) => {
                     flow.reject(number, number, why);
+                    self.release_after(handle, (number, number), tx)?;
                 }
                 Ok(id) => {
                     let tag = match item.fragments {
@@ -327,6 +355,9 @@ impl Engine {
         if item.channel.parse::<ChannelName>().is_err() || !headers_within(&item.headers) {
             return Ok(Err(Rejection::Malformed));
         }
+        if !self.channels.make_room(&item.channel, tx) {
+            return Ok(Err(Rejection::Channels));
+        }
         let row = stored::Inbox {
             id: item.id.clone(),
             channel: item.channel.clone(),
@@ -335,9 +366,11 @@ impl Engine {
             size: item.body.len() as u64,
             body: item.body.clone(),
             class: entering.class.to_wire(),
+            lifetime_ms: item.lifetime_ms.min(limits::LIFETIME_MAX_MS),
+            predecessor: item.after.clone().map(predecessor_to_row),
             ..Default::default()
         };
-        self.queue(entering.handle, entering.number, entering.class, row, tx)?;
+        self.admit_to_inbox(round, (entering.handle, entering.number), row, tx)?;
         Ok(Ok(entering.id))
     }
 
@@ -357,8 +390,15 @@ impl Engine {
             }
             Some(head) => head,
             None => {
+                let last = base + u64::from(item.fragments) - 1;
+                let open = self.flows.inn.get(handle, tx)?.map_or(0, |flow| flow.open_in(base, last));
+                if open < u64::from(item.fragments) {
+                    // The source has ended others of its fragments.
+                    return Ok(Err(Rejection::Incomplete));
+                }
                 self.counters.next_body += 1;
                 self.counters.inbox_reserved += item.size;
+                self.watch_partial((handle, base), round.at.plus(item.lifetime_ms), tx);
                 stored::Partial {
                     id: item.id.clone(),
                     fragments: item.fragments,
@@ -370,7 +410,8 @@ impl Engine {
                 }
             }
         };
-        let head = stored::Partial { received: head.received + 1, ..head };
+        let give_up_at = round.at.plus(item.lifetime_ms).0;
+        let head = stored::Partial { received: head.received + 1, give_up_at, ..head };
         let head = if item.index == 0 { with_first(head, item) } else { head };
         tx.put_raw(Table::Body, (head.body_key, item.index).encode(), item.body.clone());
         let chaining_value = Bytes::copy_from_slice(&value);
@@ -386,7 +427,7 @@ impl Engine {
     /// All fragments are here: the whole is checked against its hash and enters the inbox.
     fn complete(
         &mut self,
-        _round: Round,
+        round: Round,
         entering: &Entering<'_>,
         base: u64,
         head: &stored::Partial,
@@ -403,7 +444,7 @@ impl Engine {
         self.counters.inbox_reserved = self.counters.inbox_reserved.saturating_sub(head.reserved);
         let whole = hash::whole_hash(&values);
         let good = head.hash == whole.as_slice() && head.channel.parse::<ChannelName>().is_ok();
-        if !good {
+        if !good || !self.channels.make_room(&head.channel, tx) {
             for index in 0..head.fragments {
                 tx.delete_raw(Table::Body, (head.body_key, index).encode());
             }
@@ -418,9 +459,29 @@ impl Engine {
             fragments: head.fragments,
             body_key: head.body_key,
             class: entering.class.to_wire(),
+            lifetime_ms: head.lifetime_ms,
+            predecessor: head.predecessor.clone(),
             ..Default::default()
         };
-        self.queue(handle, base, entering.class, row, tx)
+        self.admit_to_inbox(round, (handle, base), row, tx)
+    }
+
+    /// A whole message is in the inbox: handed out in its turn, or held back for its predecessor (rule ORDER-2).
+    fn admit_to_inbox(
+        &mut self,
+        round: Round,
+        (handle, number): (FlowHandle, u64),
+        row: stored::Inbox,
+        tx: &mut Tx<'_>,
+    ) -> Result<(), StoreError> {
+        let class = Class::from_wire(row.class).unwrap_or(Class::Normal);
+        match self.must_wait_for(handle, row.predecessor.as_ref(), tx)? {
+            Some(before) => {
+                self.hold_back(round, before, (handle, number), row, tx);
+                Ok(())
+            }
+            None => self.queue(handle, number, class, row, tx),
+        }
     }
 
     /// A source signed fragments that do not make the body it named: the sender learns it as a refusal.
@@ -574,7 +635,8 @@ impl Engine {
             .iter()
             .filter_map(|page| hop::WordContent::decode(page.content.clone()).ok())
             .flat_map(|word| word.waves)
-            .filter(|range| range.first <= name.first && name.last() <= range.last)
+            // From the floor up: the first messages of an envelope may have ended alone.
+            .filter(|range| range.first <= name.last() && name.last() <= range.last)
             .map(|range| range.wave)
             .max();
         Ok(wave.min(named.unwrap_or(1)))
@@ -613,12 +675,19 @@ fn with_first(head: stored::Partial, item: &hop::Item) -> stored::Partial {
         channel: item.channel.clone(),
         sent_at_ms: item.sent_at_ms,
         headers: headers_to_row(&item.headers),
+        lifetime_ms: item.lifetime_ms.min(limits::LIFETIME_MAX_MS),
+        predecessor: item.after.clone().map(predecessor_to_row),
         ..head
     }
 }
 
 fn headers_within(headers: &[hop::Header]) -> bool {
     headers.iter().map(|header| header.name.len() + header.value.len()).sum::<usize>() <= limits::HEADER_BYTES
+}
+
+fn predecessor_to_row(after: hop::Predecessor) -> stored::Predecessor {
+    let hop::Predecessor { id, class, incarnation, number } = after;
+    stored::Predecessor { id, class, incarnation, number }
 }
 
 fn headers_to_row(headers: &[hop::Header]) -> Vec<stored::Header> {

@@ -11,6 +11,7 @@
 mod alarm;
 mod ask;
 mod consume;
+mod delay;
 pub mod effect;
 mod expire;
 mod gossip;
@@ -18,7 +19,9 @@ mod inbound;
 pub mod input;
 mod lanes;
 mod link;
+mod order;
 mod outbound;
+mod partial;
 mod recover;
 mod settle;
 mod state;
@@ -355,16 +358,21 @@ impl Engine {
         self.answer_waiters(tx)?;
         self.flows.save(tx);
         self.channels.save(tx);
+        if self.channels.has_ready() {
+            self.alarms.set(Alarm::Continue, now.boot_ms);
+        }
         self.save_counters(round, tx);
         Ok(())
     }
 
     /// Looks at what timers name.
     fn ring(&mut self, round: Round, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        let mut more_rows = false;
         while let Some(alarm) = self.alarms.ring(round.now.boot_ms) {
             match alarm {
-                Alarm::Continue => return Ok(()),
-                Alarm::Rows => self.ring_rows(round, tx)?,
+                Alarm::Continue => break,
+                Alarm::Rows => more_rows |= self.ring_rows(round, tx)?,
+                Alarm::Delayed => self.release_delayed(round, tx)?,
                 Alarm::Retry(handle) => self.retry(round, handle, tx)?,
                 Alarm::Word(handle) => {
                     self.words_due.insert(handle);
@@ -375,6 +383,10 @@ impl Engine {
                 Alarm::Channel(handle) => self.wake_channel(handle),
                 Alarm::Unblock => self.unblock(round),
             }
+        }
+        if more_rows {
+            // In the next round: one must stay a page, however much is due together.
+            self.alarms.set(Alarm::Rows, round.now.boot_ms);
         }
         Ok(())
     }

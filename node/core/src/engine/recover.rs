@@ -123,6 +123,7 @@ impl Engine {
             self.channels.load(&name, &row);
         }
         self.alarms.set(Alarm::Rows, now.boot_ms);
+        self.alarms.set(Alarm::Delayed, now.boot_ms);
         self.publish_soon(round);
         Ok(())
     }
@@ -191,7 +192,8 @@ impl Engine {
                     flow.word_version += 1;
                 }
                 // Versions count within an incarnation: the new one has echoed nothing.
-                if open || !row.closed {
+                let untold = flow.word_ends_something() && row.echoed_version < row.word_version;
+                if open || !row.closed || untold {
                     if let Some(flow) = self.flows.out.change(handle, tx)? {
                         flow.echoed_version = 0;
                     }

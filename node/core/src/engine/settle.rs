@@ -194,16 +194,18 @@ impl Engine {
         } else {
             self.flows.handle_or_new(&flow, &mut self.counters, tx)?
         };
-        let Some(row) =
-            self.newer_pages(tx.get::<ReceiptRow>(&(flow.source, handle))?.map(|row| row.0), &content, signed)
-        else {
-            return Ok(());
-        };
-        let (version, pages) = (row.version, pages_of(&row));
-        tx.put(&(flow.source, handle), &ReceiptRow(row));
+        let held = tx.get::<ReceiptRow>(&(flow.source, handle))?.map(|row| row.0);
+        let row = self.newer_pages(held, &content, signed);
         if flow.source == self.me {
+            if let Some(row) = row {
+                tx.put(&(flow.source, handle), &ReceiptRow(row));
+            }
+            // Also one seen before: it shows that the newest word has not arrived, and that a way is open.
             return self.settle_own(round, handle, &content, tx);
         }
+        let Some(row) = row else { return Ok(()) };
+        let (version, pages) = (row.version, pages_of(&row));
+        tx.put(&(flow.source, handle), &ReceiptRow(row));
         self.flows.transit.change_or(handle, tx, || TransitFlow::open(flow))?;
         self.settle_transit(handle, content.floor, &numbers_of(&content), tx)?;
         self.tell_receipt(handle, flow.source, version, &pages, BTreeSet::new(), Some(peer), tx);
@@ -351,7 +353,7 @@ impl Engine {
             self.end_numbers(round, handle, (floor, content.floor.min(last + 1) - 1), Ending::Damaged, 2, tx)?;
         }
         self.take_substates(round, handle, content, tx)?;
-        self.after_settling(round, handle, tx)
+        self.after_settling(round, handle, floor, tx)
     }
 
     /// Whether a delivered range speaks of what was sent; `None` when a tag is lacking: then it proves nothing.
@@ -365,24 +367,22 @@ impl Engine {
         if flow.settled.missing(range.first.max(flow.floor), range.last).is_empty() {
             return Ok(None);
         }
-        let all = (flow.last(), flow.tags);
-        let before = if range.first == 1 { Some(0) } else { Self::tags_up_to(handle, range.first - 1, all, tx)? };
-        let through = Self::tags_up_to(handle, range.last, all, tx)?;
+        let before = if range.first == 1 { Some(0) } else { Self::tags_up_to(handle, range.first - 1, tx)? };
+        let through = Self::tags_up_to(handle, range.last, tx)?;
         Ok(before.zip(through).map(|(before, through)| before ^ through == range.tags))
     }
 
-    /// XOR of the tags of numbers 1 to `number`: from its row, from the next one when its own is forgotten, or, of the
-    /// last number given out, from `all`. `None` when it cannot be told any more.
-    fn tags_up_to(handle: FlowHandle, number: u64, all: (u64, u64), tx: &Tx<'_>) -> Result<Option<u64>, StoreError> {
-        if number == all.0 {
-            return Ok(Some(all.1));
-        }
+    /// XOR of the tags of numbers 1 to `number`; `None` when the row is forgotten.
+    fn tags_up_to(handle: FlowHandle, number: u64, tx: &Tx<'_>) -> Result<Option<u64>, StoreError> {
         let from = (handle, number).encode();
         let rows = tx.scan::<stored::Contents>(&from, &(handle, u64::MAX).encode(), 1)?;
         let Some((key, contents)) = rows.into_iter().next() else { return Ok(None) };
         let Some(first) = (key.1 + 1).checked_sub(contents.messages.len() as u64) else { return Ok(None) };
-        let Some(count) = (number + 1).checked_sub(first) else { return Ok(None) };
-        let counted = contents.messages.iter().take(usize::try_from(count).unwrap_or(usize::MAX));
+        if number + 1 == first {
+            return Ok(Some(contents.tags_before));
+        }
+        let Some(count) = number.checked_sub(first) else { return Ok(None) };
+        let counted = contents.messages.iter().take(usize::try_from(count + 1).unwrap_or(usize::MAX));
         Ok(Some(counted.fold(contents.tags_before, |sum, sent| sum ^ sent.tag)))
     }
 
@@ -420,6 +420,10 @@ impl Engine {
         let Some(flow) = self.flows.out.change(handle, tx)? else { return Ok(()) };
         let before = flow.clone();
         let fresh = flow.settle(first, last.min(flow.last()));
+        if ending != Ending::Delivered {
+            // What never was delivered gets no sub-state: the second mark need not wait for one.
+            fresh.iter().for_each(|(first, last)| flow.consumed.insert((*first).max(flow.second_mark), *last));
+        }
         for span in fresh {
             self.end_envelopes(round, handle, span, &before, (ending, reason), tx)?;
         }
@@ -450,7 +454,8 @@ impl Engine {
                 let (begin, end) = (first.max(row_first), last.min(key.1));
                 let at_ms = round.now.wall_ms;
                 let late = before.unconfirmed.iter().any(|range| range.first <= end && begin <= range.last);
-                let confirms = late && matches!(ending, Ending::Expired | Ending::Cancelled);
+                // What the destination rejects has not entered either: the first ending stands (promise P3).
+                let confirms = late && matches!(ending, Ending::Expired | Ending::Cancelled | Ending::Rejected);
                 if !confirms {
                     let ending = ending as u32;
                     row.endings.push(stored::Ending { first: begin, last: end, ending, reason, at_ms, late });
@@ -532,15 +537,16 @@ impl Engine {
             let last = last.min(flow.last());
             let fresh = flow.consumed.missing(first.max(flow.second_mark), last);
             flow.consumed.insert(first.max(flow.second_mark), last);
-            let next = flow.consumed.first_missing(flow.second_mark).min(flow.floor);
-            if next > flow.second_mark {
-                flow.second_mark = next;
-                flow.consumed.remove_below(next);
-                flow.word_version += 1;
-            }
             for (first, last) in fresh {
                 Self::note_substate(round, handle, (first, last), (state, reason), tx)?;
             }
+        }
+        let Some(flow) = self.flows.out.change(handle, tx)? else { return Ok(()) };
+        let next = flow.consumed.first_missing(flow.second_mark).min(flow.floor);
+        if next > flow.second_mark {
+            flow.second_mark = next;
+            flow.consumed.remove_below(next);
+            flow.word_version += 1;
         }
         Ok(())
     }
@@ -569,16 +575,25 @@ impl Engine {
     }
 
     /// What follows when something of a flow has been settled.
-    fn after_settling(&mut self, round: Round, handle: FlowHandle, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+    fn after_settling(
+        &mut self,
+        round: Round,
+        handle: FlowHandle,
+        old_floor: u64,
+        tx: &mut Tx<'_>,
+    ) -> Result<(), StoreError> {
         self.wake_waiters(handle);
         let Some(flow) = self.flows.out.change(handle, tx)? else { return Ok(()) };
         flow.trim_sealings();
-        let open = flow.floor < flow.next;
         let (destination, untold) = (flow.id.destination, flow.word_version > flow.echoed_version);
-        // Progress: the next wave is as far away as after the first send (rule RETRY-2).
-        self.retries.remove(&handle);
-        self.alarms.clear(Alarm::Retry(handle));
-        if open {
+        let waits = flow.floor < flow.next || (untold && flow.word_ends_something());
+        // The next wave is as far away as after the first send, unless the lowest open number is still the same: what
+        // was lost must not wait until all other traffic has ceased (rule RETRY-2).
+        if !waits || flow.floor > old_floor {
+            self.retries.remove(&handle);
+            self.alarms.clear(Alarm::Retry(handle));
+        }
+        if waits {
             self.expect_receipt(round, handle, destination);
         }
         if untold && destination == self.me {
@@ -685,7 +700,7 @@ impl Engine {
         tx.put(&(flow.destination, handle), &WordRow(row));
         let ended = content.ended.iter().map(|range| (range.first, range.last)).collect();
         self.settle_transit(handle, content.floor, &ended, tx)?;
-        self.forget_told_receipt(handle, flow, content.floor, tx)?;
+        self.forget_told_receipt(handle, flow, (content.floor, content.second_mark), tx)?;
         if let Some(next) = self.directory.next(self.me, &self.own_links, flow.destination).give
             && next != peer
         {
@@ -695,21 +710,23 @@ impl Engine {
         self.drop_idle_transit(handle, tx)
     }
 
-    /// The source's floor has passed all that a held receipt says: the source knows.
+    /// The source's floor and second mark have passed all that a held receipt says: the source knows.
     fn forget_told_receipt(
         &mut self,
         handle: FlowHandle,
         flow: FlowId,
-        floor: u64,
+        (floor, second_mark): (u64, u64),
         tx: &mut Tx<'_>,
     ) -> Result<(), StoreError> {
         let Some(ReceiptRow(row)) = tx.get::<ReceiptRow>(&(flow.source, handle))? else { return Ok(()) };
-        let highest = pages_of(&row)
+        let untold = pages_of(&row)
             .iter()
             .filter_map(|page| hop::ReceiptContent::decode(page.content.clone()).ok())
-            .filter_map(|content| numbers_of(&content).last())
-            .max();
-        if highest.is_none_or(|highest| highest < floor) {
+            .any(|content| {
+                let ended = numbers_of(&content).last().is_some_and(|last| last >= floor);
+                ended || last_substate(&content).is_some_and(|last| last >= second_mark)
+            });
+        if !untold {
             tx.delete::<ReceiptRow>(&(flow.source, handle));
         }
         Ok(())
@@ -726,12 +743,24 @@ impl Engine {
         let Some(flow) = self.flows.inn.change(handle, tx)? else { return Ok(false) };
         let old_floor = flow.floor;
         let changed = flow.apply(content, by, |first, last| tags_between(handle, first, last, tx))?;
-        if content.floor > old_floor {
-            for (key, row) in
-                tx.scan::<stored::Tags>(&(handle, old_floor).encode(), &(handle, content.floor).encode(), 4096)?
-            {
-                let _ = row;
+        if changed {
+            self.give_up_ended(handle, tx)?;
+        }
+        let below = ((handle, old_floor).encode(), (handle, content.floor.max(old_floor)).encode());
+        loop {
+            let page = tx.scan::<stored::Tags>(&below.0, &below.1, PAGE)?;
+            let full = page.len() == PAGE;
+            for (key, _) in page {
                 tx.delete::<stored::Tags>(&key);
+            }
+            if !full {
+                break;
+            }
+        }
+        if changed {
+            self.release_after(handle, (old_floor, content.floor.saturating_sub(1)), tx)?;
+            for range in content.ended.iter().filter(|range| range.first <= range.last) {
+                self.release_after(handle, (range.first, range.last), tx)?;
             }
         }
         Ok(changed)
@@ -788,6 +817,12 @@ fn numbers_of(content: &hop::ReceiptContent) -> Numbers {
     let skipped = content.skipped.iter().filter_map(|range| sane(range.first, range.last));
     let untagged = content.untagged.iter().filter_map(|range| sane(range.first, range.last));
     delivered.chain(rejected).chain(skipped).chain(untagged).collect()
+}
+
+/// The highest number of which a receipt tells a sub-state.
+fn last_substate(content: &hop::ReceiptContent) -> Option<u64> {
+    let coded = content.refused.iter().chain(&content.dead).map(|range| range.last);
+    content.consumed.iter().map(|range| range.last).chain(coded).max()
 }
 
 fn pages_row(pages: &[hop::Signed], version: u64, by: Incarnation, floor: u64) -> stored::Pages {

@@ -45,6 +45,25 @@ pub(super) struct Streaming {
     chaining_values: Vec<[u8; 32]>,
 }
 
+/// A message with its id, on its way to a number.
+#[derive(Clone, Copy)]
+pub(super) struct Letter<'a> {
+    pub uid: u32,
+    pub id: MessageId,
+    pub to: NodeId,
+    /// Unix milliseconds.
+    pub accepted_ms: u64,
+    pub message: &'a Submission,
+}
+
+/// A body in fragments, stored.
+pub(super) struct Fragments {
+    pub body: u64,
+    pub size: u64,
+    pub hash: [u8; 32],
+    pub values: Vec<[u8; 32]>,
+}
+
 /// What a submission turned out to be.
 enum Standing {
     New(NodeId),
@@ -171,48 +190,41 @@ impl Engine {
             Err(_) => return Err(StoreError::Failed("a batch changed between its examination and acceptance".into())),
         };
         let id = self.draw_id(round);
-        let item = item_of(id, round, message, Fragment::WHOLE, message.body.clone());
+        let letter = Letter { uid, id, to, accepted_ms: round.now.wall_ms, message };
+        self.remember_key(&letter, hash, tx);
+        if message.delay_ms > 0 {
+            self.keep_for_later(round, &letter, None, tx);
+        } else {
+            self.number(round, &letter, tx)?;
+        }
+        Ok(Accepted { id, to, repeated: false })
+    }
+
+    /// Gives a message its number and its place in the envelope that grows (rule FLOW-3).
+    pub(super) fn number(&mut self, round: Round, letter: &Letter<'_>, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        let Letter { id, to, message, .. } = *letter;
+        let item = item_of(letter, message.body.clone());
         let handle = self.room_in_group(round, (to, message.class), message.lifetime_ms, item.encoded_len(), tx)?;
         let flow = self.flows.out.change(handle, tx)?.ok_or_else(|| damaged(Table::OutFlow))?;
         let number = flow.next;
         flow.next += 1;
         let tag = message_tag(&flow.tag_key, number, id, 0, &message.body);
         flow.tags ^= tag;
+        let after = self.follow(to, message, (id, number), tx)?;
+        let item = hop::Item { after, ..item };
         let group = self.groups.get_mut(&(to, message.class)).ok_or_else(|| damaged(Table::OutFlow))?;
         group.add(&item, id, tag, message);
         self.counters.outbox_messages += 1;
-        self.remember_message(round, uid, id, to, message, hash, (handle, number), tx);
-        Ok(Accepted { id, to, repeated: false })
+        tx.put(&(id,), &message_row(letter, (handle, number)));
+        Ok(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of two rows, each of its own type")]
-    fn remember_message(
-        &mut self,
-        round: Round,
-        uid: u32,
-        id: MessageId,
-        to: NodeId,
-        message: &Submission,
-        hash: [u8; 32],
-        (handle, number): (FlowHandle, u64),
-        tx: &mut Tx<'_>,
-    ) {
-        let key = message.idempotency_key.clone().unwrap_or_default();
-        let row = stored::Message {
-            handle,
-            number,
-            channel: message.channel.to_string(),
-            accepted_ms: round.now.wall_ms,
-            lifetime_ms: message.lifetime_ms,
-            uid,
-            idempotency_key: key.clone(),
-            ..Default::default()
-        };
-        tx.put(&(id,), &row);
-        if message.idempotency_key.is_some() {
-            let id = Bytes::copy_from_slice(&id.0);
-            let (request, to) = (Bytes::copy_from_slice(&hash), Bytes::copy_from_slice(&to.0));
-            tx.put(&(uid, key), &stored::Idempotency { id, request, to });
+    /// The same key with the same request will be this message.
+    fn remember_key(&self, letter: &Letter<'_>, hash: [u8; 32], tx: &mut Tx<'_>) {
+        if let Some(key) = letter.message.idempotency_key.clone() {
+            let id = Bytes::copy_from_slice(&letter.id.0);
+            let (request, to) = (Bytes::copy_from_slice(&hash), Bytes::copy_from_slice(&letter.to.0));
+            tx.put(&(letter.uid, key), &stored::Idempotency { id, request, to });
         }
     }
 
@@ -433,33 +445,57 @@ impl Engine {
         tx: &mut Tx<'_>,
     ) -> Result<Accepted, StoreError> {
         let gone = || StoreError::Failed("a stream vanished".to_owned());
+        let id = self.draw_id(round);
         let streaming = self.streams.get_mut(&stream).ok_or_else(gone)?;
-        let (to, uid, body, size) = (streaming.to, streaming.uid, streaming.body, streaming.size);
+        let (to, uid) = (streaming.to, streaming.uid);
         let values = std::mem::take(&mut streaming.chaining_values);
+        let fragments = Fragments { body: streaming.body, size: std::mem::take(&mut streaming.size), hash, values };
         let message = streaming.message.clone();
-        streaming.size = 0;
-        tx.delete::<stored::Stage>(&(body,));
-        self.counters.staged_bytes -= size;
+        tx.delete::<stored::Stage>(&(fragments.body,));
+        self.counters.staged_bytes -= fragments.size;
+        let letter = Letter { uid, id, to, accepted_ms: round.now.wall_ms, message: &message };
+        self.remember_key(&letter, request_hash(&message, Some(hash)), tx);
+        if message.delay_ms > 0 {
+            self.keep_for_later(round, &letter, Some(&fragments), tx);
+        } else {
+            self.number_fragments(round, &letter, &fragments, tx)?;
+        }
+        Ok(Accepted { id, to, repeated: false })
+    }
+
+    /// Gives every fragment of a body its number (rule BODY-2).
+    pub(super) fn number_fragments(
+        &mut self,
+        round: Round,
+        letter: &Letter<'_>,
+        fragments: &Fragments,
+        tx: &mut Tx<'_>,
+    ) -> Result<(), StoreError> {
+        let Letter { id, to, message, .. } = *letter;
         self.close_group(round, (to, message.class), tx)?;
         let handle = self.open_flow(to, message.class, tx)?;
-        let id = self.draw_id(round);
         let flow = self.flows.out.change(handle, tx)?.ok_or_else(|| damaged(Table::OutFlow))?;
         let first = flow.next;
         self.ensure_sealing(round, handle, first, tx)?;
-        self.remember_message(round, uid, id, to, &message, request_hash(&message, Some(hash)), (handle, first), tx);
-        let mut row = tx.get::<stored::Message>(&(id,))?.unwrap_or_default();
-        row.fragments = u32::try_from(values.len()).unwrap_or(u32::MAX);
-        row.open_fragments = row.fragments;
-        (row.size, row.hash) = (size, Bytes::copy_from_slice(&hash));
-        row.headers = headers_to_row(&message.headers);
+        let count = u32::try_from(fragments.values.len()).unwrap_or(u32::MAX);
+        let row = stored::Message {
+            fragments: count,
+            open_fragments: count,
+            size: fragments.size,
+            hash: Bytes::copy_from_slice(&fragments.hash),
+            headers: headers_to_row(&message.headers),
+            predecessor: self.follow(to, message, (id, first), tx)?.map(predecessor_to_row),
+            ..message_row(letter, (handle, first))
+        };
         tx.put(&(id,), &row);
         self.counters.outbox_messages += 1;
-        self.counters.outbox_bytes += size;
-        for (index, value) in (0u32..).zip(&values) {
-            let bytes = (size - u64::from(index) * limits::FRAGMENT as u64).min(limits::FRAGMENT as u64);
-            self.put_fragment(round, (handle, id), (body, index), bytes, value, message.lifetime_ms, tx)?;
+        self.counters.outbox_bytes += fragments.size;
+        for (index, value) in (0u32..).zip(&fragments.values) {
+            let before = u64::from(index) * limits::FRAGMENT as u64;
+            let bytes = (fragments.size - before).min(limits::FRAGMENT as u64);
+            self.put_fragment(round, (handle, id), (fragments.body, index), bytes, value, message.lifetime_ms, tx)?;
         }
-        Ok(Accepted { id, to, repeated: false })
+        Ok(())
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of three rows, each of its own type")]
@@ -555,27 +591,32 @@ fn append(plain: &mut Vec<u8>, item: &hop::Item) {
     plain.extend_from_slice(&item.encode_length_delimited_to_vec());
 }
 
-/// A fragment's place in its body.
-struct Fragment {
-    index: u32,
-    of: u32,
+/// The row by which a message is known.
+pub(super) fn message_row(letter: &Letter<'_>, (handle, number): (FlowHandle, u64)) -> stored::Message {
+    let message = letter.message;
+    stored::Message {
+        handle,
+        number,
+        channel: message.channel.to_string(),
+        accepted_ms: letter.accepted_ms,
+        lifetime_ms: message.lifetime_ms,
+        uid: letter.uid,
+        idempotency_key: message.idempotency_key.clone().unwrap_or_default(),
+        order_key: message.order_key.clone().unwrap_or_default(),
+        ..Default::default()
+    }
 }
 
-impl Fragment {
-    const WHOLE: Self = Self { index: 0, of: 0 };
-}
-
-fn item_of(id: MessageId, round: Round, message: &Submission, fragment: Fragment, body: Bytes) -> hop::Item {
+fn item_of(letter: &Letter<'_>, body: Bytes) -> hop::Item {
+    let message = letter.message;
     let header = |(name, value): &(String, String)| hop::Header { name: name.clone(), value: value.clone() };
     hop::Item {
-        id: Bytes::copy_from_slice(&id.0),
+        id: Bytes::copy_from_slice(&letter.id.0),
         channel: message.channel.to_string(),
-        sent_at_ms: round.now.wall_ms,
+        sent_at_ms: letter.accepted_ms,
         lifetime_ms: message.lifetime_ms,
         headers: message.headers.iter().map(header).collect(),
-        index: fragment.index,
-        fragments: fragment.of,
-        size: message.body.len() as u64,
+        size: body.len() as u64,
         body,
         key: message.order_key.clone().unwrap_or_default(),
         ..Default::default()
@@ -596,11 +637,22 @@ fn fragment_item(id: MessageId, message: &stored::Message, index: u32, body: Byt
         size: message.size,
         hash: message.hash.clone(),
         body,
+        after: message.predecessor.clone().filter(|_| first).map(predecessor_from_row),
         ..Default::default()
     }
 }
 
-fn headers_to_row(headers: &[(String, String)]) -> Vec<stored::Header> {
+fn predecessor_to_row(after: hop::Predecessor) -> stored::Predecessor {
+    let hop::Predecessor { id, class, incarnation, number } = after;
+    stored::Predecessor { id, class, incarnation, number }
+}
+
+fn predecessor_from_row(row: stored::Predecessor) -> hop::Predecessor {
+    let stored::Predecessor { id, class, incarnation, number } = row;
+    hop::Predecessor { id, class, incarnation, number }
+}
+
+pub(super) fn headers_to_row(headers: &[(String, String)]) -> Vec<stored::Header> {
     headers.iter().map(|(name, value)| stored::Header { name: name.clone(), value: value.clone() }).collect()
 }
 

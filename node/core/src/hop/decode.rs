@@ -76,7 +76,10 @@ impl Decoder<'_> {
             Kind::Want(answer) => answer_from_wire(&answer).map(PeerFrame::Want),
             Kind::Have(answer) => answer_from_wire(&answer).map(PeerFrame::Have),
             Kind::Gone(answer) => answer_from_wire(&answer).map(PeerFrame::Gone),
-            Kind::Word(word) => Some(PeerFrame::Word(self.statement(word, learned)?)),
+            Kind::Word(word) => {
+                let word: Verified<hop::WordContent> = self.statement(word, learned)?;
+                word_within(word.content()).then_some(PeerFrame::Word(word))
+            }
             Kind::Receipt(receipt) => Some(PeerFrame::Receipt(self.statement(receipt, learned)?)),
             Kind::Fact(fact) => Some(PeerFrame::Fact(self.statement(fact, learned)?)),
             Kind::RetryLater(refusal) => refusal_from_wire(&refusal),
@@ -108,7 +111,8 @@ impl Decoder<'_> {
     fn envelope(&self, frame: hop::Envelope, class: Class, learned: &mut Learned) -> Result<Arrived, FrameError> {
         let bounds = || FrameError::Bounds("envelope");
         // Rule HOP-7: nobody signed these.
-        let caps = frame.wave >= 1 && frame.wave <= limits::WAVE_MAX && frame.transfer >= 1;
+        let transfer = frame.transfer >= 1 && frame.transfer < limits::NUMBER_MAX;
+        let caps = frame.wave >= 1 && frame.wave <= limits::WAVE_MAX && transfer;
         if !caps || frame.age_ms > 2 * limits::LIFETIME_MAX_MS {
             return Err(bounds());
         }
@@ -214,6 +218,15 @@ fn refusal_from_wire(refusal: &hop::RetryLater) -> Option<PeerFrame> {
         after_ms: refusal.after_ms.min(60 * 60 * 1000),
         source,
     })
+}
+
+/// Whether a word's numbers are some that a flow can have, so that one may count on from them.
+fn word_within(word: &hop::WordContent) -> bool {
+    let ranges = word.ended.iter().all(|range| range.first <= range.last && range.last < limits::NUMBER_MAX);
+    ranges
+        && word.floor <= limits::NUMBER_MAX
+        && word.second_mark <= limits::NUMBER_MAX
+        && word.end < limits::NUMBER_MAX
 }
 
 fn custody_from_wire(custody: &hop::Custody) -> Option<PeerFrame> {

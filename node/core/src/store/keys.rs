@@ -131,6 +131,17 @@ impl Key for (u32, String) {
     }
 }
 
+/// A destination and a text.
+impl Key for (NodeId, String) {
+    fn encode(&self) -> Vec<u8> {
+        [self.0.0.as_slice(), self.1.as_bytes()].concat()
+    }
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (node, text) = bytes.split_at_checked(32)?;
+        Some((NodeId::from_slice(node)?, String::decode(text)?))
+    }
+}
+
 macro_rules! key_of_parts {
     ($($part:ident . $place:tt),+) => {
         impl<$($part: Part),+> Key for ($($part,)+) {

@@ -59,11 +59,17 @@ pub enum Table {
     Stage = 24,
     /// Counts and bytes a channel holds. One row a channel.
     Channel = 25,
+    /// The last message under an order key, by destination, channel and key. Ends with that message's ladder.
+    Order = 26,
+    /// Messages in the inbox by the predecessor they wait for. Ends with the predecessor or their lifetime.
+    Waiting = 27,
+    /// Messages accepted and not yet due. Capped by the outbox; ends when due.
+    Delayed = 28,
 }
 
 impl Table {
     /// All tables in the order of their numbers.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 28] = [
         Self::Meta,
         Self::FlowIndex,
         Self::OutFlow,
@@ -89,6 +95,9 @@ impl Table {
         Self::Admission,
         Self::Stage,
         Self::Channel,
+        Self::Order,
+        Self::Waiting,
+        Self::Delayed,
     ];
 }
 

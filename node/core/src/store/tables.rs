@@ -93,6 +93,10 @@ pub type DueKey = (NodeId, u8, u64);
 pub type QueueKey = (u64, u8, u64);
 /// When, what, and on which envelope.
 pub type TimerKey = (NodeTime, u8, FlowHandle, u64);
+/// Destination, then channel and order key with a zero byte between.
+pub type OrderKey = (NodeId, String);
+/// The predecessor's flow and number, then the waiting message's.
+pub type WaitingKey = (FlowHandle, u64, FlowHandle, u64);
 /// A body and the place of a part in it.
 pub type BodyKey = (u64, u32);
 
@@ -125,6 +129,9 @@ record!(stored::Peer, Peer, (NodeId,));
 record!(stored::Admission, Admission, ([u8; 32],));
 record!(stored::Stage, Stage, (u64,));
 record!(stored::Channel, Channel, String);
+record!(stored::Predecessor, Order, OrderKey);
+record!(stored::Waiting, Waiting, WaitingKey);
+record!(stored::Delayed, Delayed, (NodeTime, MessageId));
 
 named!(
     /// This start.

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use bytes::Bytes;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
-use waypost_core::engine::effect::{Accepted, Delivery, Effect, Reply, Stream, Trace};
+use waypost_core::engine::effect::{Accepted, Delivery, Effect, Reply, Status, Stream, Trace};
 use waypost_core::engine::input::{ConsumerId, Input, Level, PeerHello, RequestId, SessionId, StreamId};
 use waypost_core::engine::{Engine, Identity};
 use waypost_core::hop::decode::{Decoded, Decoder, FrameError};
@@ -50,6 +50,8 @@ pub struct World {
     pub carried: BTreeMap<&'static str, u64>,
     /// Frames carried: from, to, what; for tests that read them.
     pub log: Vec<(usize, usize, hop::Frame)>,
+    /// Whether a frame that does not decode is dropped, as a connection would be, and not the end of the test.
+    pub tolerant: bool,
 }
 
 impl World {
@@ -68,6 +70,7 @@ impl World {
             wire: VecDeque::new(),
             carried: BTreeMap::new(),
             log: Vec::new(),
+            tolerant: false,
         };
         let mut founder = Roster::new(founding.network);
         founder.admit_chain(keys[0].id(), std::slice::from_ref(&founding.certificate)).unwrap();
@@ -222,7 +225,11 @@ impl World {
         let kind = kind_of(&frame);
         *self.carried.entry(kind).or_default() += 1;
         self.log.push((from, to, (*frame).clone()));
-        let decoded = self.decode(to, *frame, stream).unwrap_or_else(|error| panic!("{kind} refused: {error}"));
+        let decoded = match self.decode(to, *frame, stream) {
+            Ok(decoded) => decoded,
+            Err(_) if self.tolerant => return true,
+            Err(error) => panic!("{kind} refused: {error}"),
+        };
         let peer = self.id(from);
         let learned = decoded.learned.into_iter().map(|(subject, chain)| Input::ChainLearned { subject, chain });
         let mut inputs: Vec<Input> = learned.collect();
@@ -243,7 +250,12 @@ impl World {
         self.wire.iter().map(|(from, to, _, _, frame)| (*from, *to, &**frame))
     }
 
-    /// Puts a frame on the wire as if `from` had sent it.
+    /// Keeps of the frames on the wire those that `keep` says, changed as it likes: from, to, frame.
+    pub fn tamper(&mut self, mut keep: impl FnMut(usize, usize, &mut hop::Frame) -> bool) {
+        self.wire.retain_mut(|(from, to, _, _, frame)| keep(*from, *to, frame));
+    }
+
+    /// Puts a frame on the wire that no honest engine sent.
     pub fn inject(&mut self, from: usize, to: usize, stream: Stream, kind: hop::frame::Kind) {
         let session = self.sessions[&(from.min(to), from.max(to))];
         self.wire.push_back((from, to, session, stream, Box::new(hop::Frame { kind: Some(kind) })));
@@ -308,9 +320,13 @@ impl World {
     }
 
     pub fn send_large(&mut self, host: usize, to: usize, body: &[u8]) -> MessageId {
+        let message = submission(self.id(to), b"");
+        self.send_streamed(host, message, body)
+    }
+
+    pub fn send_streamed(&mut self, host: usize, message: Submission, body: &[u8]) -> MessageId {
         let request = RequestId(self.draw());
         let stream = StreamId(self.draw());
-        let message = submission(self.id(to), b"");
         self.input(host, Input::BodyBegun { stream, request, uid: 0, message });
         for part in body.chunks(limits::FRAGMENT) {
             self.input(host, Input::BodyGrew { stream, bytes: Bytes::copy_from_slice(part) });
@@ -361,10 +377,15 @@ impl World {
 
     /// Messages in the outbox, in the inbox, envelopes in transit.
     pub fn counts(&mut self, host: usize) -> (u64, u64, u64) {
+        let status = self.status(host);
+        (status.outbox.0, status.inbox.0, status.transit.0)
+    }
+
+    pub fn status(&mut self, host: usize) -> Status {
         let request = RequestId(self.draw());
         self.input(host, Input::StatusAsked { request });
         match self.hosts[host].replies.remove(&request).unwrap() {
-            Reply::Status(status) => (status.outbox.0, status.inbox.0, status.transit.0),
+            Reply::Status(status) => *status,
             other => panic!("{other:?}"),
         }
     }
