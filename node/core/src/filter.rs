@@ -1,5 +1,5 @@
 //! The destination's side of a flow: the permanent duplicate filter and the receipt that speaks from it. Pure values;
-//! the engine stores them and signs the receipts (rules FILTER-1 to FILTER-4, RECEIPT-1 to RECEIPT-5).
+//! the engine stores them and signs the receipts (rules FILTER-1 to FILTER-3, RECEIPT-1 to RECEIPT-5).
 
 use bytes::Bytes;
 use waypost_proto::{hop, stored};
@@ -11,7 +11,7 @@ use crate::limits;
 use crate::numbers::Numbers;
 use crate::store::kv::{StoreError, Table};
 
-/// Why a destination rejects for good. Codes of the wire.
+/// Why a destination rejects for good. Codes of the wire (rule RECEIPT-2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Rejection {
@@ -246,6 +246,7 @@ impl InFlow {
         Ok(true)
     }
 
+    /// Forgets what is below a new floor; a range that is cut keeps the tags of the rest (rule FILTER-3).
     fn raise_floor<E>(&mut self, floor: u64, tags_of: impl FnOnce(u64, u64) -> Result<u64, E>) -> Result<(), E> {
         if let Some(cut) = self.delivered.iter_mut().find(|range| range.first < floor && floor <= range.last) {
             cut.tags ^= tags_of(cut.first, floor - 1)?;
@@ -259,6 +260,7 @@ impl InFlow {
         Ok(())
     }
 
+    /// Nobody wants sub-states below the mark (rule WORD-5).
     fn forget_substates(&mut self) {
         self.consumed.remove_below(self.second_mark);
         cut_coded(&mut self.refused, self.second_mark);
@@ -452,8 +454,19 @@ mod tests {
         assert_eq!(flow.floor, 9);
     }
 
+    /// RECEIPT-2: what is too long for a page goes on in another of the same version.
+    #[test]
+    fn a_long_receipt_has_pages() {
+        let mut flow = flow();
+        (1..=1500u64).for_each(|number| flow.deliver(2 * number, number));
+        let pages = flow.receipt(by());
+        assert_eq!(pages.iter().map(|page| page.delivered.len()).collect::<Vec<_>>(), [1024, 476]);
+        assert_eq!(pages.iter().map(|page| (page.page, page.version)).collect::<Vec<_>>(), [(0, 1500), (1, 1500)]);
+        assert!(pages.iter().all(|page| page.floor == 1 && page.flow.is_some()));
+    }
+
     proptest! {
-        /// FILTER-1 and RECEIPT-4: whatever order numbers come in and however often, each enters once, the receipt
+        /// FILTER-1, FILTER-3 and RECEIPT-4: whatever order numbers come in and however often, each enters once, the receipt
         /// names exactly them, and its tags are the XOR of theirs, also behind a floor that cut a range.
         #[test]
         fn each_number_enters_once_and_is_tagged(

@@ -77,7 +77,7 @@ pub struct Sealing {
     pub encapsulation: Encapsulation,
 }
 
-/// The source's state of a flow (rules FLOW-1 to FLOW-5, WORD-1 to WORD-4).
+/// The source's state of a flow (rules FLOW-1 to FLOW-5, WORD-1 to WORD-5).
 #[derive(Clone, Debug)]
 pub struct OutFlow {
     /// Which.
@@ -152,7 +152,7 @@ impl OutFlow {
             || self.unconfirmed.iter().any(|range| range.first <= number && number <= range.last)
     }
 
-    /// Whether every number has ended for good and the flow will get no more.
+    /// Whether every number has ended for good and the flow will get no more (rule FLOW-4).
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.closed && self.floor == self.next
@@ -415,6 +415,15 @@ mod tests {
         assert_eq!((flow.floor, flow.unconfirmed.clone()), (2, vec![expired(2, 2)]));
         assert_eq!(flow.forget_unconfirmed(NodeTime(limits::LADDER_MS + 5)), vec![(2, 2)]);
         assert_eq!(flow.floor, 3);
+    }
+
+    /// FLOW-5: the window is as wide as it says, and moves with the floor.
+    #[test]
+    fn a_window_bounds_what_is_sent() {
+        let mut flow = flow(2 * limits::WINDOW);
+        assert!(flow.in_window(limits::WINDOW) && !flow.in_window(limits::WINDOW + 1));
+        flow.settle(1, 1);
+        assert!(flow.in_window(limits::WINDOW + 1) && !flow.in_window(limits::WINDOW + 2));
     }
 
     /// WAVE-1 and WAVE-3: a raise concerns what was given out before it.

@@ -18,17 +18,17 @@ pub const LIFETIME_MS: u64 = 14 * DAY_MS;
 pub const LIFETIME_MAX_MS: u64 = 365 * DAY_MS;
 /// A day in milliseconds.
 pub const DAY_MS: u64 = 24 * 60 * 60 * 1000;
-/// How long a message's ladder and idempotency key are kept after its ending.
+/// How long a message's ladder and idempotency key are kept after its ending (rules IDEM-2, WORD-4).
 pub const LADDER_MS: u64 = 7 * DAY_MS;
 /// How far above its lowest un-ended number a source sends (rule FLOW-5).
 pub const WINDOW: u64 = 1 << 20;
-/// Numbers stay below this, so that arithmetic on them cannot overflow (rule ENV-3).
+/// Numbers stay below this, so that arithmetic on them cannot overflow (rule SEAL-2).
 pub const NUMBER_MAX: u64 = 1 << 48;
 /// Bytes of an idempotency key at most.
 pub const IDEMPOTENCY_KEY_BYTES: usize = 255;
 /// Bytes of an order key at most.
 pub const ORDER_KEY_BYTES: usize = 255;
-/// Facts kept at most.
+/// Facts kept at most (rule FACT-2).
 pub const FACTS: usize = 4096;
 /// Links in a fact at most.
 pub const FACT_LINKS: usize = 16;
@@ -38,19 +38,19 @@ pub const CHAINS: usize = 65_536;
 pub const PEERS: usize = 4096;
 /// Channels on a node at most.
 pub const CHANNELS: usize = 65_536;
-/// Items in an offer at most.
+/// Items in an offer at most (rule HOP-4).
 pub const OFFER_ITEMS: usize = 256;
-/// Ranges in one page of a word or a receipt at most.
+/// Ranges in one page of a word or a receipt at most (rules WORD-1, RECEIPT-2).
 pub const PAGE_RANGES: usize = 1024;
 /// Waves at most (rule WAVE-3).
 pub const WAVE_MAX: u32 = u16::MAX as u32;
 /// Hops an envelope may count at most; the count is for people, loops are ended by waves.
 pub const HOPS_MAX: u32 = 255;
-/// Steps kept in the custody log of one envelope.
+/// Steps kept in the custody log of one envelope (rule TRACE-2).
 pub const CUSTODY_EVENTS: usize = 16;
-/// A flow draws a new encapsulation after so many numbers (rule SEAL-2).
+/// A flow draws a new encapsulation after so many numbers (rule SEAL-3).
 pub const ENCAPSULATION_NUMBERS: u64 = 65_536;
-/// A flow draws a new encapsulation after this time (rule SEAL-2).
+/// A flow draws a new encapsulation after this time (rule SEAL-3).
 pub const ENCAPSULATION_MS: u64 = 60 * 60 * 1000;
 /// How long a message delivered to a consumer stays its own before it is delivered again.
 pub const LEASE_MS: u64 = 60_000;

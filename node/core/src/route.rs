@@ -246,6 +246,23 @@ mod tests {
         assert_eq!(directory.next(node(1), &own, node(4)).give, Some(node(3)));
     }
 
+    /// FACT-2: what is over its caps is no fact.
+    #[test]
+    fn a_fact_keeps_its_bounds() {
+        let content = |links: usize, addresses: usize, name: usize| hop::FactContent {
+            incarnation: vec![1; 16].into(),
+            links: (0..links).map(|_| hop::Link { peer: vec![2; 32].into(), ..Default::default() }).collect(),
+            addresses: vec![String::new(); addresses],
+            name: "n".repeat(name),
+            ..Default::default()
+        };
+        assert!(Fact::from_wire(&content(16, 16, 63)).is_some());
+        assert!(Fact::from_wire(&content(17, 0, 0)).is_none());
+        assert!(Fact::from_wire(&content(0, 17, 0)).is_none());
+        assert!(Fact::from_wire(&content(0, 0, 64)).is_none());
+        assert!(Fact::from_wire(&hop::FactContent { incarnation: vec![1; 15].into(), ..content(0, 0, 0) }).is_none());
+    }
+
     /// FACT-1: an older fact changes nothing.
     #[test]
     fn an_older_fact_is_ignored() {

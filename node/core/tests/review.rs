@@ -591,7 +591,7 @@ fn a_message_delivered_long_after_its_neighbours_is_delivered() {
     assert_eq!(world.state(0, first), "delivered");
 }
 
-/// Channels are bounded; a message for one too many must not end the node, whoever sends it.
+/// QUOTA-4: channels are bounded; a message for one too many must not end the node, whoever sends it.
 #[test]
 fn one_channel_too_many_is_refused_and_harmless() {
     let mut world = pair();
@@ -639,7 +639,7 @@ fn mass_expiry_is_done_in_pages() {
     assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
 }
 
-/// SUB-1: what never was delivered gets no sub-state, and does not hold the mark of those that do.
+/// WORD-5: what never was delivered gets no sub-state, and does not hold the mark of those that do.
 #[test]
 fn an_expired_message_does_not_hold_the_second_mark() {
     let mut world = chain();

@@ -20,7 +20,7 @@ fn chain() -> World {
     world
 }
 
-/// P1 to P5, CUSTODY-1, RECEIPT-1: accepted, held by B, delivered and consumed at C; nothing is left anywhere.
+/// P1 to P5, CUSTODY-1, RECEIPT-1, RECEIPT-3, TRACE-1: accepted, held by B, delivered and consumed at C; nothing is left anywhere.
 #[test]
 fn a_message_crosses_a_relay_and_comes_back_as_a_receipt() {
     let mut world = chain();
@@ -55,7 +55,7 @@ fn messages_of_one_round_share_an_envelope() {
     assert_eq!(world.received(2, consumer).last().unwrap(), &fragment);
 }
 
-/// ROUTE-1, P6: mail for an absent node moves to the neighbour that knows it, and on when it is back.
+/// ROUTE-1, ROUTE-4, RECEIPT-3, P6: mail for an absent node moves to the neighbour that knows it, and on when it is back.
 #[test]
 fn mail_waits_at_the_relay_for_an_absent_node() {
     let mut world = chain();
@@ -78,7 +78,7 @@ fn mail_waits_at_the_relay_for_an_absent_node() {
     assert_eq!(world.counts(0).0, 0);
 }
 
-/// BODY-2 to BODY-5: a body larger than a fragment, sent while the way is cut in the middle and the relay is killed.
+/// BODY-2, BODY-3, BODY-5: a body larger than a fragment, sent while the way is cut in the middle and the relay is killed.
 #[test]
 fn a_large_body_survives_a_kill_of_the_relay() {
     let mut world = chain();
@@ -107,7 +107,7 @@ fn a_large_body_survives_a_kill_of_the_relay() {
     assert_eq!((world.counts(0), world.counts(1), world.counts(2)), ((0, 0, 0), (0, 0, 0), (0, 0, 0)));
 }
 
-/// FILTER-1, HOP-2: whoever is killed whenever, each message enters once and all end delivered.
+/// FILTER-1, HOP-2, CLAIM-2: whoever is killed whenever, each message enters once and all end delivered.
 #[test]
 fn kills_lose_and_double_nothing() {
     for seed in 0..24u64 {
@@ -147,7 +147,7 @@ fn kills_lose_and_double_nothing() {
     }
 }
 
-/// HELLO-2: a relay that lost its disk gets everything offered again.
+/// HELLO-2, CUSTODY-3: a relay that lost its disk gets everything offered again.
 #[test]
 fn a_relay_that_lost_its_disk_is_offered_everything_again() {
     let mut world = chain();
@@ -243,7 +243,7 @@ fn an_idempotency_key_names_one_message() {
     assert_eq!(world.received(2, consumer).len(), 1);
 }
 
-/// QUOTA-1: a full outbox refuses and loses nothing; QUOTA-2: a full relay and a full inbox refuse before they accept.
+/// QUOTA-1: a full outbox refuses and loses nothing; QUOTA-2, HOP-6: a full inbox refuses before it accepts, and takes again.
 #[test]
 fn full_stores_refuse_and_recover() {
     let mut world = World::new(3, 9);
@@ -286,7 +286,7 @@ fn full_stores_refuse_and_recover() {
     assert_eq!(world.counts(0).0, 0);
 }
 
-/// CONSUME-1 to CONSUME-3: what a consumer did not acknowledge is delivered again with a higher count, to anybody.
+/// CONSUME-1, CONSUME-3: what a consumer did not acknowledge is delivered again with a higher count, to anybody.
 #[test]
 fn an_unacknowledged_delivery_comes_again() {
     let mut world = chain();

@@ -12,7 +12,7 @@ use waypost_core::engine::input::{ConsumerId, Input, StreamId};
 use super::mailbox::Mailbox;
 use crate::inputs::Inputs;
 
-/// Parts of a body that may be unanswered; the engine takes 16 (rule BODY-1).
+/// Parts of a body that may be unanswered; the engine takes 16.
 pub const PARTS_UNANSWERED: usize = 8;
 
 /// Everything that can be handed something. Cheap to clone.

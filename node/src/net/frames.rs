@@ -15,7 +15,7 @@ use prost_codec::Codec;
 use tokio::sync::mpsc;
 use waypost_proto::hop;
 
-/// Bytes of a frame at most.
+/// Bytes of a frame at most (rule HOP-8).
 pub const FRAME_BYTES: usize = 1 << 20;
 
 /// When something was last heard on a connection. Cheap to clone.

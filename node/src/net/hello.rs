@@ -1,4 +1,5 @@
-//! The first frames on every stream: opens this side's four streams, accepts the other side's four, checks both hellos.
+//! The first frames on every stream: opens this side's four streams, accepts the other side's four, checks both hellos
+//! (rules HELLO-1, HELLO-3).
 //! One after the other, because an implementation may lose streams that arrive in a burst.
 
 use std::time::Duration;
@@ -163,6 +164,7 @@ mod tests {
         }
     }
 
+    /// HELLO-3: network and nonce.
     #[test]
     fn a_hello_of_another_network_or_another_process_is_refused() {
         let expected = Expected { network: NetworkId([7; 32]), nonce: Some(5) };
@@ -173,6 +175,7 @@ mod tests {
         assert!(matches!(other.check(hello()), Err(Fault::Protocol(_))));
     }
 
+    /// HELLO-3: lengths.
     #[test]
     fn a_hello_is_read_strictly() {
         assert_eq!(peer_hello(&hello()).unwrap().awaits_from, [1, 2, 3]);

@@ -24,7 +24,7 @@ use super::local::{Live, Local};
 
 /// How long one part of the greeting may take.
 const GREETING: Duration = Duration::from_secs(30);
-/// Frames that may wait on the control stream.
+/// Frames that may wait on the control stream (rule NODE-1).
 const CONTROL_QUEUE: usize = 4096;
 /// Frames that may wait on a class's stream: more than the credit a neighbour is ever granted.
 const CLASS_QUEUE: usize = 2304;
@@ -50,7 +50,7 @@ pub struct Connection {
     pub acceptor: Acceptor,
     /// Cancelled when the connection is gone.
     pub closed: CancellationToken,
-    /// Held while a session with this peer is up, so that the engine hears of one at a time.
+    /// Rule HELLO-4: held while a session with this peer is up, so that the engine hears of one at a time.
     pub turn: Arc<tokio::sync::Mutex<()>>,
 }
 

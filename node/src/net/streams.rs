@@ -16,7 +16,7 @@ use libp2p::swarm::{
 };
 use libp2p::{PeerId, Stream, StreamProtocol};
 
-/// What the streams speak.
+/// What the streams speak (rule HELLO-1).
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/waypost/hop/1");
 
 /// What became of a stream.

@@ -255,6 +255,7 @@ async fn exchange_on_all_streams(listen: &str, transport: &str) {
     first.net.stop().await;
 }
 
+/// HELLO-1, HELLO-3: eight streams are greeted, and what was said reaches the engine.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_meet_over_tcp_and_frames_pass_on_all_streams() {
     exchange_on_all_streams(TCP, "tcp").await;
@@ -291,6 +292,7 @@ async fn a_session_that_the_engine_ends_is_lost_on_both_sides_and_made_again() {
     assert_ne!(again, session);
 }
 
+/// NODE-1: a full queue ends the session.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_than_may_wait_costs_the_session_and_not_the_memory() {
     let (_world, mut first, mut second) = pair(TCP).await;

@@ -111,7 +111,8 @@ impl Channels {
         !self.ready.is_empty()
     }
 
-    /// Whether a channel of this name is there or can be made; of too many, an idle one gives way.
+    /// Whether a channel of this name is there or can be made; of too many, an idle one gives way
+    /// (rule QUOTA-4).
     pub(super) fn make_room(&mut self, name: &str, tx: &mut Tx<'_>) -> bool {
         if self.by_name.contains_key(name) || self.by_name.len() < limits::CHANNELS {
             return true;

@@ -1,5 +1,5 @@
 //! What time does: lifetimes end by age, ladders are forgotten, mail without a receipt goes again on a new wave
-//! (rules AGE-1, AGE-4, WAVE-3, RETRY-1, RETRY-2). Retries are spaced, never counted out.
+//! (rules AGE-1, AGE-4, IDEM-2, WAVE-3, RETRY-1, RETRY-2). Retries are spaced, never counted out.
 
 use waypost_proto::stored::{self, envelope::State};
 
@@ -211,7 +211,7 @@ impl Engine {
         Ok(())
     }
 
-    /// The ladder of an envelope's messages has been kept long enough.
+    /// The ladder of an envelope's messages has been kept long enough (rules IDEM-2, FLOW-4).
     fn forget(&mut self, round: Round, key: EnvelopeKey, tx: &mut Tx<'_>) -> Result<(), StoreError> {
         if self.is_still_compared(round, key, tx)? {
             return Ok(());

@@ -1,7 +1,5 @@
 //! Neighbours: who is connected, what they remember of us, and the facts that tell who reaches whom (rules FACT-1 to
-//! FACT-4, HELLO-1, HELLO-2). A connection, a new fact or a heal re-examines what waits, at once.
-
-use std::collections::BTreeMap;
+//! FACT-4, HELLO-2, HELLO-4). A connection, a new fact or a heal re-examines what waits, at once.
 
 use bytes::Bytes;
 use waypost_proto::hop::{self, frame::Kind};
@@ -27,7 +25,7 @@ use crate::trust::{Label, Verified};
 const PUBLISH_MS: u64 = 100;
 
 impl Engine {
-    /// A member is connected.
+    /// A member is connected; an older connection with it ends (rule HELLO-4).
     pub(super) fn connected(
         &mut self,
         round: Round,
@@ -254,9 +252,9 @@ impl Engine {
 
     /// Up links with their round trips, for `peers`.
     pub(super) fn peers(&self) -> Vec<super::effect::Peer> {
-        let own: BTreeMap<_, _> = self.own_links.iter().collect();
-        own.into_iter()
-            .map(|(node, _)| {
+        self.own_links
+            .keys()
+            .map(|node| {
                 let link = self.links.get(node);
                 super::effect::Peer {
                     node: *node,

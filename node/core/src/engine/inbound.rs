@@ -1,5 +1,5 @@
 //! Taking over: an envelope for this node enters the inbox once; one for another node is kept and becomes due. What is
-//! refused is refused before anything of it is kept (promise P2; rules FILTER-1, WAVE-2, QUOTA-1, QUOTA-2).
+//! refused is refused before anything of it is kept (promise P2; rules FILTER-1, WAVE-2, QUOTA-2, QUOTA-3).
 
 use std::collections::BTreeMap;
 
@@ -115,7 +115,7 @@ impl Engine {
         }
     }
 
-    /// Envelopes are offered: say which to send.
+    /// Envelopes are offered: say which to send (rule HOP-4).
     pub(super) fn offered(
         &mut self,
         round: Round,
@@ -345,6 +345,7 @@ impl Engine {
         tx: &mut Tx<'_>,
     ) -> Result<Result<MessageId, Rejection>, StoreError> {
         let item = entering.item;
+        // Rule QUOTA-3: no consuming would ever make room for it.
         if item.size.max(item.body.len() as u64) > self.policy.inbox_bytes {
             return Ok(Err(Rejection::TooLarge));
         }
@@ -533,6 +534,7 @@ impl Engine {
             return Ok(verdict);
         }
         let lifetime_ms = arrived.envelope.header().lifetime_ms;
+        // Rule AGE-4: as old as this it would be dropped at once.
         if arrived.age_ms >= lifetime_ms {
             return Ok(Verdict::Gone);
         }
@@ -641,7 +643,7 @@ impl Engine {
     }
 }
 
-/// The tag key and the items of a plain body; `None` when it is not `count` of them.
+/// The tag key and the items of a plain body; `None` when it is not `count` of them (rule ENV-3).
 fn items_of(plain: &Bytes, count: u32) -> Option<([u8; 32], Vec<hop::Item>)> {
     let mut rest = plain.clone();
     if rest.len() < 32 {

@@ -85,7 +85,7 @@ impl Incoming {
         self.answered.remove_below(next);
     }
 
-    /// What custody to tell, and forgets it: all up to a number, and ranges above.
+    /// What custody to tell, and forgets it: all up to a number, and ranges above (rule CUSTODY-2).
     pub(super) fn take_custody(&mut self) -> Option<(u64, Vec<Span>)> {
         if self.held.is_empty() {
             return None;

@@ -1,5 +1,5 @@
 //! Handing on: what is due goes to the neighbour that brings it nearer, against credit; what was sent before, or is
-//! large, is offered first; custody turns the copy here into a standby (rules HOP-1 to HOP-6, CUSTODY-1, CUSTODY-3).
+//! large, is offered first; custody turns the copy here into a standby (rules HOP-1 to HOP-6, HOP-10, CUSTODY-1, CUSTODY-3).
 
 use bytes::Bytes;
 use waypost_proto::hop::{self, frame::Kind};
@@ -59,7 +59,7 @@ impl Engine {
         }
     }
 
-    /// Hands on what can go, most urgent first.
+    /// Hands on what can go, most urgent first; what could not go is looked at in every round (rules HOP-10, ROUTE-4).
     pub(super) fn pump(&mut self, round: Round, tx: &mut Tx<'_>) -> Result<(), StoreError> {
         let mut left = ROUND;
         for class in Class::ALL {
@@ -140,7 +140,7 @@ impl Engine {
         }
     }
 
-    /// Sends or offers one due envelope.
+    /// Sends or offers one due envelope (rule HOP-3).
     fn hand_on(
         &mut self,
         round: Round,
@@ -353,7 +353,7 @@ impl Engine {
         }
     }
 
-    /// The neighbour has these, durable and active: as good as custody.
+    /// The neighbour has these, durable: as good as custody (rule HOP-5).
     pub(super) fn had(
         &mut self,
         round: Round,
@@ -382,7 +382,7 @@ impl Engine {
         Ok(())
     }
 
-    /// The neighbour takes nothing now: it is asked again when it said.
+    /// The neighbour takes nothing now: it is asked again when it said (rule HOP-6).
     pub(super) fn refused(
         &mut self,
         round: Round,
@@ -487,7 +487,7 @@ impl Engine {
         Ok(())
     }
 
-    /// A step in an envelope's custody log.
+    /// A step in an envelope's custody log: the first and the latest are kept (rule TRACE-2).
     pub(super) fn log(row: &mut stored::Envelope, event: Event, peer: Option<NodeId>, round: Round) {
         if row.custody.len() >= limits::CUSTODY_EVENTS {
             row.custody.remove(1);
@@ -496,7 +496,7 @@ impl Engine {
         row.custody.push(stored::CustodyEvent { event: event as u32, at_ms: round.now.wall_ms, peer });
     }
 
-    /// A connection is gone: what it had in hand is due again, and offered before it is sent.
+    /// A connection is gone: what it had in hand is due again, and offered before it is sent (rule HOP-2).
     pub(super) fn link_lost(&mut self, peer: NodeId, session: SessionId) {
         if self.links.get(&peer).is_none_or(|link| link.session != session) {
             return;

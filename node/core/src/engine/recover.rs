@@ -41,7 +41,7 @@ impl Engine {
     /// Reads the disk, begins a new incarnation. The outcome must be committed before anything else happens.
     ///
     /// # Errors
-    /// When the store cannot be read, or belongs to another network.
+    /// When the store cannot be read, or belongs to another network (rule START-4).
     pub fn recover(identity: Identity, policy: Policy, kv: &dyn Kv, now: Now) -> Result<(Self, Outcome), StoreError> {
         let mut tx = Tx::new(kv);
         let mut rng = ChaCha20Rng::from_seed(identity.seed);
@@ -173,7 +173,8 @@ impl Engine {
         }
     }
 
-    /// Flows of earlier incarnations get no more numbers; everything un-ended counts as having left (rule START-2).
+    /// Flows of earlier incarnations get no more numbers; everything un-ended counts as having left (rules START-2,
+    /// FLOW-4).
     fn close_old_flows(&mut self, round: Round, tx: &mut Tx<'_>) -> Result<(), StoreError> {
         let mut from = Vec::new();
         loop {
@@ -183,12 +184,12 @@ impl Engine {
                 from = (handle + 1,).encode();
                 let flow = OutFlow::from_row(&row)?;
                 let open = flow.floor < flow.next;
-                if !flow.closed || flow.left_below < flow.next {
-                    if let Some(flow) = self.flows.out.change(handle, tx)? {
-                        flow.closed = true;
-                        flow.left_below = flow.next;
-                        flow.word_version += 1;
-                    }
+                if (!flow.closed || flow.left_below < flow.next)
+                    && let Some(flow) = self.flows.out.change(handle, tx)?
+                {
+                    flow.closed = true;
+                    flow.left_below = flow.next;
+                    flow.word_version += 1;
                 }
                 // Versions count within an incarnation: the new one has echoed nothing.
                 let untold = flow.word_ends_something() && row.echoed_version < row.word_version;
@@ -218,7 +219,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Bodies that were streaming in were never accepted.
+    /// Bodies that were streaming in were never accepted (rule START-3).
     fn throw_away_stages(&mut self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
         for ((body,), _) in tx.scan::<stored::Stage>(&[], &end_of_table(), usize::MAX >> 1)? {
             let end = after_prefix(&(body,).encode());

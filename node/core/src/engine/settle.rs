@@ -1,5 +1,5 @@
 //! Endings: the destination's receipts and the source's words, written, told, taken in and acted on (promises P3, P5;
-//! rules RECEIPT-1 to RECEIPT-5, WORD-1 to WORD-4). Relays keep and forward both, and free what they end.
+//! rules RECEIPT-1 to RECEIPT-5, WORD-1 to WORD-5). Relays keep and forward both, and free what they end.
 
 use std::collections::BTreeSet;
 
@@ -524,7 +524,7 @@ impl Engine {
         Ok(contents.and_then(|contents| crate::id::MessageId::from_slice(&contents.messages.first()?.id)))
     }
 
-    /// Sub-states after `delivered`: consumed, refused, dead-lettered.
+    /// Sub-states after `delivered`: consumed, refused, dead-lettered (rule WORD-5).
     fn take_substates(
         &mut self,
         round: Round,
@@ -591,7 +591,7 @@ impl Engine {
         let (destination, untold) = (flow.id.destination, flow.word_version > flow.echoed_version);
         let waits = flow.floor < flow.next || (untold && flow.word_ends_something());
         // The next wave is as far away as after the first send, unless the lowest open number is still the same: what
-        // was lost must not wait until all other traffic has ceased.
+        // was lost must not wait until all other traffic has ceased (rule RETRY-2).
         if !waits || flow.floor > old_floor {
             self.retries.remove(&handle);
             self.alarms.clear(Alarm::Retry(handle));

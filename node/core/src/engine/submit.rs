@@ -162,6 +162,7 @@ impl Engine {
         if checked || VerifyKey::parse(node).is_ok() { Ok(node) } else { Err(Refusal::BadKey(node)) }
     }
 
+    /// Whether the outbox takes so much more (rule QUOTA-1).
     fn room_in_outbox(&self, messages: u64, bytes: u64) -> Result<(), Refusal> {
         let full = |used, limit, unit| Refusal::OutboxFull { used, limit, unit, retry_after_ms: 1000 };
         let used = self.counters.outbox_bytes + self.counters.staged_bytes;
@@ -174,7 +175,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Accepts one message that was examined.
+    /// Accepts one message that was examined: it gets its number (rule FLOW-3).
     fn accept(
         &mut self,
         round: Round,

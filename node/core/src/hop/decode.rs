@@ -110,6 +110,7 @@ impl Decoder<'_> {
 
     fn envelope(&self, frame: hop::Envelope, class: Class, learned: &mut Learned) -> Result<Arrived, FrameError> {
         let bounds = || FrameError::Bounds("envelope");
+        // Rule HOP-7: nobody signed these.
         let transfer = frame.transfer >= 1 && frame.transfer < limits::NUMBER_MAX;
         let caps = frame.wave >= 1 && frame.wave <= limits::WAVE_MAX && transfer;
         if !caps || frame.age_ms > 2 * limits::LIFETIME_MAX_MS {

@@ -10,7 +10,7 @@ use rand_core::{Rng as _, SeedableRng as _};
 use waypost_core::engine::effect::{Accepted, Delivery, Effect, Reply, Status, Stream, Trace};
 use waypost_core::engine::input::{ConsumerId, Input, Level, PeerHello, RequestId, SessionId, StreamId};
 use waypost_core::engine::{Engine, Identity};
-use waypost_core::hop::decode::Decoder;
+use waypost_core::hop::decode::{Decoded, Decoder, FrameError};
 use waypost_core::id::{Class, MessageId, NetworkId, NodeId};
 use waypost_core::limits;
 use waypost_core::message::{Recipient, Submission};
@@ -48,6 +48,8 @@ pub struct World {
     wire: VecDeque<(usize, usize, SessionId, Stream, Box<hop::Frame>)>,
     /// Frames carried, by kind, for tests that count.
     pub carried: BTreeMap<&'static str, u64>,
+    /// Frames carried: from, to, what; for tests that read them.
+    pub log: Vec<(usize, usize, hop::Frame)>,
     /// Whether a frame that does not decode is dropped, as a connection would be, and not the end of the test.
     pub tolerant: bool,
 }
@@ -67,10 +69,11 @@ impl World {
             sessions: BTreeMap::new(),
             wire: VecDeque::new(),
             carried: BTreeMap::new(),
+            log: Vec::new(),
             tolerant: false,
         };
         let mut founder = Roster::new(founding.network);
-        founder.admit_chain(keys[0].id(), &[founding.certificate.clone()]).unwrap();
+        founder.admit_chain(keys[0].id(), std::slice::from_ref(&founding.certificate)).unwrap();
         for key in keys {
             let chain =
                 if world.hosts.is_empty() { vec![founding.certificate.clone()] } else { world.admit(&founder, &key) };
@@ -221,9 +224,8 @@ impl World {
         let Some((from, to, session, stream, frame)) = self.wire.pop_front() else { return false };
         let kind = kind_of(&frame);
         *self.carried.entry(kind).or_default() += 1;
-        let this = &self.hosts[to];
-        let decoder = Decoder { key: &this.key, network: self.network, roster: &this.roster, roots: &this.roots };
-        let decoded = match decoder.decode(*frame, stream) {
+        self.log.push((from, to, (*frame).clone()));
+        let decoded = match self.decode(to, *frame, stream) {
             Ok(decoded) => decoded,
             Err(_) if self.tolerant => return true,
             Err(error) => panic!("{kind} refused: {error}"),
@@ -236,6 +238,18 @@ impl World {
         true
     }
 
+    /// What a host makes of a frame.
+    pub fn decode(&self, host: usize, frame: hop::Frame, stream: Stream) -> Result<Decoded, FrameError> {
+        let this = &self.hosts[host];
+        let decoder = Decoder { key: &this.key, network: self.network, roster: &this.roster, roots: &this.roots };
+        decoder.decode(frame, stream)
+    }
+
+    /// Frames not carried yet: from, to, what.
+    pub fn on_wire(&self) -> impl Iterator<Item = (usize, usize, &hop::Frame)> {
+        self.wire.iter().map(|(from, to, _, _, frame)| (*from, *to, &**frame))
+    }
+
     /// Keeps of the frames on the wire those that `keep` says, changed as it likes: from, to, frame.
     pub fn tamper(&mut self, mut keep: impl FnMut(usize, usize, &mut hop::Frame) -> bool) {
         self.wire.retain_mut(|(from, to, _, _, frame)| keep(*from, *to, frame));
@@ -245,6 +259,11 @@ impl World {
     pub fn inject(&mut self, from: usize, to: usize, stream: Stream, kind: hop::frame::Kind) {
         let session = self.sessions[&(from.min(to), from.max(to))];
         self.wire.push_back((from, to, session, stream, Box::new(hop::Frame { kind: Some(kind) })));
+    }
+
+    /// How many frames of a kind were carried.
+    pub fn count(&self, kind: &str) -> u64 {
+        self.carried.get(kind).copied().unwrap_or(0)
     }
 
     /// Carries frames and rings timers that are due now, until nothing moves.
@@ -399,6 +418,7 @@ fn kind_of(frame: &hop::Frame) -> &'static str {
         Kind::Custody(_) => "custody",
         Kind::RetryLater(_) => "retry_later",
         Kind::Credit(_) => "credit",
+        Kind::Fact(_) => "fact",
         _ => "other",
     }
 }
