@@ -667,7 +667,8 @@ fn the_last_word_of_a_flow_is_told_in_the_end() {
     world.start(2);
     world.connect(1, 2);
     world.pass(4_000_000);
-    let flows = world.hosts[1].kv.rows().filter(|(table, ..)| matches!(table, Table::TransitFlow | Table::Word)).count();
+    let flows =
+        world.hosts[1].kv.rows().filter(|(table, ..)| matches!(table, Table::TransitFlow | Table::Word)).count();
     assert_eq!(flows, 0);
 }
 

@@ -118,7 +118,8 @@ impl Channels {
             return true;
         }
         let idle = |channel: &&Channel| channel.messages == 0 && channel.consumers.is_empty();
-        let Some((handle, name)) = self.by_handle.values().find(idle).map(|idle| (idle.handle, idle.name.clone())) else {
+        let Some((handle, name)) = self.by_handle.values().find(idle).map(|idle| (idle.handle, idle.name.clone()))
+        else {
             return false;
         };
         self.by_handle.remove(&handle);

@@ -157,7 +157,8 @@ impl Engine {
         tx: &mut Tx<'_>,
     ) -> Result<(), StoreError> {
         let Some(flow) = self.flows.out.change(handle, tx)? else { return Ok(()) };
-        let open: Numbers = (first..=last).filter(|number| !flow.has_ended(*number)).map(|number| (number, number)).collect();
+        let open: Numbers =
+            (first..=last).filter(|number| !flow.has_ended(*number)).map(|number| (number, number)).collect();
         let (left_below, destination) = (flow.left_below, flow.id.destination);
         for (first, last) in open.spans() {
             if *first >= left_below {
