@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-#[expect(dead_code, clippy::unwrap_used, reason = "a harness of tests; each file uses its part of it")]
 mod world;
 
 use prost::Message as _;

