@@ -161,7 +161,7 @@ impl Engine {
             (first..=last).filter(|number| !flow.has_ended(*number)).map(|number| (number, number)).collect();
         let (left_below, destination) = (flow.left_below, flow.id.destination);
         for (first, last) in open.spans() {
-            if *first >= left_below {
+            if *first >= left_below && self.ends_whole(handle, (*first, *last), tx)? {
                 self.end_numbers(round, handle, (*first, *last), ending, 0, tx)?;
                 continue;
             }
@@ -175,6 +175,15 @@ impl Engine {
         }
         self.wake_waiters(handle);
         Ok(())
+    }
+
+    /// Whether nothing else of the envelope is open: it will not leave any more. Otherwise these leave with the rest.
+    fn ends_whole(&mut self, handle: FlowHandle, (first, last): (u64, u64), tx: &Tx<'_>) -> Result<bool, StoreError> {
+        let rows = tx.scan::<stored::Envelope>(&(handle, first).encode(), &(handle, u64::MAX).encode(), 1)?;
+        let Some((key, row)) = rows.into_iter().next() else { return Ok(true) };
+        let Some(flow) = self.flows.out.get(handle, tx)? else { return Ok(true) };
+        let row_first = key.1 + 1 - u64::from(row.count);
+        Ok((row_first..=key.1).all(|number| (first..=last).contains(&number) || flow.has_ended(number)))
     }
 
     /// The sender asks to end messages before delivery (rule CANCEL-1).

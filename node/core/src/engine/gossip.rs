@@ -40,6 +40,8 @@ impl Engine {
             tx.hint(Effect::Disconnect { peer, session: old, why: "a newer connection took its place" });
         }
         self.clock.peer_said(hello.wall_ms, round.now);
+        // A gap it has confirmed makes rows due that were none.
+        self.alarms.set_earlier(Alarm::Rows, round.now.boot_ms);
         self.links.insert(peer, Link::new(session, transport, hello.incarnation));
         self.own_links.insert(peer, route::Link { up: true, rtt_us: 1000, wait_us: 0 });
         self.directory.forget_delays();
@@ -78,7 +80,8 @@ impl Engine {
             self.offer_again(round, peer, tx)?;
         }
         row.incarnation = Bytes::copy_from_slice(&hello.incarnation.to_bytes());
-        if lost || row.durable_sequence < hello.durable_sequence {
+        let restarted = known != Some(hello.incarnation);
+        if (lost && restarted) || row.durable_sequence < hello.durable_sequence {
             row.durable_sequence = hello.durable_sequence;
         }
         if !address.is_empty() {

@@ -1,5 +1,6 @@
 //! Handing on: what is due goes to the neighbour that brings it nearer, against credit; what was sent before, or is
-//! large, is offered first; custody turns the copy here into a standby (rules HOP-1 to HOP-6, HOP-10, CUSTODY-1, CUSTODY-3).
+//! large, is offered first; custody turns the copy here into a standby (rules HOP-1 to HOP-6, HOP-10, CUSTODY-1,
+//! CUSTODY-3).
 
 use bytes::Bytes;
 use waypost_proto::hop::{self, frame::Kind};
@@ -235,10 +236,13 @@ impl Engine {
         let next = self.transfers.entry((peer, name.flow.class)).or_insert(0);
         *next += 1;
         let transfer = *next;
+        // As the taker counts it: own mail is longer sealed than stored.
+        let in_hand = InHand { bytes: sealed.len() as u64 + FRAME_OVERHEAD, ..in_hand };
         link.out[name.flow.class.index()].send(transfer, in_hand);
         let show = link.must_show(stream, name.flow.source);
         let chain = if show { self.roster.chain_of(&name.flow.source).unwrap_or_default() } else { Vec::new() };
-        let age_ms = row.age_ms + round.at.0.saturating_sub(row.arrived);
+        // Within what a receiver takes: a confirmed gap may be of years, and its expiry still ahead.
+        let age_ms = (row.age_ms + round.at.0.saturating_sub(row.arrived)).min(2 * limits::LIFETIME_MAX_MS);
         let envelope = hop::Envelope {
             transfer,
             header,

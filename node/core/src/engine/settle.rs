@@ -29,6 +29,9 @@ use crate::trust::{Label, Verified};
 const MARK_MS: u64 = 60_000;
 /// Sub-states alone are told at most this often.
 pub(super) const SUBSTATES_MS: u64 = 50;
+/// Receipts, and words, told to a new neighbour at most. All of them leave in one round, and a connection whose queue
+/// for control frames (4096) overflows is ended; what is not told now is told when its mail is offered.
+const HELD: usize = 1024;
 /// Envelopes looked at in one scan.
 const PAGE: usize = 256;
 
@@ -145,14 +148,14 @@ impl Engine {
     /// Sends a new neighbour the receipts and words that go its way.
     pub(super) fn tell_held(&mut self, peer: NodeId, tx: &mut Tx<'_>) -> Result<(), StoreError> {
         let end = crate::store::keys::end_of_table();
-        for ((source, handle), ReceiptRow(row)) in tx.scan::<ReceiptRow>(&[], &end, limits::FACTS)? {
+        for ((source, handle), ReceiptRow(row)) in tx.scan::<ReceiptRow>(&[], &end, HELD)? {
             let goes_there = source == peer || self.directory.next(self.me, &self.own_links, source).give == Some(peer);
             if source != self.me && goes_there {
                 let signer = self.flow_of(handle, tx)?.map(|flow| flow.destination);
                 self.tell_pages(peer, signer, &pages_of(&row), Kind::Receipt, tx);
             }
         }
-        for ((destination, handle), WordRow(row)) in tx.scan::<WordRow>(&[], &end, limits::FACTS)? {
+        for ((destination, handle), WordRow(row)) in tx.scan::<WordRow>(&[], &end, HELD)? {
             let next = self.directory.next(self.me, &self.own_links, destination).give;
             if destination != self.me && (destination == peer || next == Some(peer)) {
                 let signer = self.flow_of(handle, tx)?.map(|flow| flow.source);
