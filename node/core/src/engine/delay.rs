@@ -5,7 +5,8 @@ use bytes::Bytes;
 use waypost_proto::stored;
 
 use super::alarm::Alarm;
-use super::submit::{Fragments, Letter, damaged, headers_to_row, message_row};
+use super::bodies::Fragments;
+use super::submit::{Letter, damaged, headers_to_row, message_row};
 use super::{Engine, Round};
 use crate::id::{Class, MessageId, NodeId};
 use crate::message::{Recipient, Submission};

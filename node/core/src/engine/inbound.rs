@@ -11,9 +11,8 @@ use waypost_proto::stored::{self, envelope::State};
 use super::effect::{Effect, Stream};
 use super::link::Incoming;
 use super::outbound::FRAME_OVERHEAD;
-use super::state::TransitFlow;
 use super::submit::damaged;
-use super::{Engine, Event, Round};
+use super::{Engine, Round};
 use crate::envelope::Name;
 use crate::filter::{InFlow, Rejection};
 use crate::hop::{Answer, Arrived, Offered, encode};
@@ -22,12 +21,12 @@ use crate::limits;
 use crate::message::ChannelName;
 use crate::store::keys::Key as _;
 use crate::store::kv::{StoreError, Table};
-use crate::store::tables::{EnvelopeKey, FlowHandle, WordRow};
+use crate::store::tables::{EnvelopeKey, FlowHandle};
 use crate::store::tx::Tx;
 use crate::trust::{OpenError, hash, seal::message_tag};
 
 /// What this node says to an envelope.
-enum Verdict {
+pub(super) enum Verdict {
     /// It is in the log, or nobody needs it any more.
     Held,
     /// Had in this wave, not here any more.
@@ -208,11 +207,6 @@ impl Engine {
         let used = self.counters.inbox_bytes + self.counters.inbox_reserved;
         let full = used.saturating_add(bytes) > self.policy.inbox_bytes;
         full.then_some(Verdict::Refused(Reason::InboxFull, Some(name.flow.source)))
-    }
-
-    fn room_in_transit(&self, bytes: u64) -> Option<Verdict> {
-        let full = self.counters.transit_bytes.saturating_add(bytes) > self.policy.transit_bytes;
-        full.then_some(Verdict::Refused(Reason::TransitFull, None))
     }
 
     // ---- mail for this node ----
@@ -515,131 +509,6 @@ impl Engine {
         self.enter(round, name, key.0, tag_key, &items, tx)?;
         self.owe_receipt(key.0, None);
         Ok(())
-    }
-
-    // ---- mail for others ----
-
-    fn take(
-        &mut self,
-        round: Round,
-        peer: NodeId,
-        name: Name,
-        arrived: Arrived,
-        tx: &mut Tx<'_>,
-    ) -> Result<Verdict, StoreError> {
-        let handle = self.flows.handle_or_new(&name.flow, &mut self.counters, tx)?;
-        self.flows.transit.change_or(handle, tx, || TransitFlow::open(name.flow))?;
-        let wave = self.believed_wave(name, handle, arrived.wave, tx)?;
-        if let Some(verdict) = self.known_in_transit(round, peer, name, handle, wave, tx)? {
-            return Ok(verdict);
-        }
-        let lifetime_ms = arrived.envelope.header().lifetime_ms;
-        // Rule AGE-4: as old as this it would be dropped at once.
-        if arrived.age_ms >= lifetime_ms {
-            return Ok(Verdict::Gone);
-        }
-        let sealed = arrived.envelope.envelope().sealed.clone();
-        if let Some(refusal) = self.room_in_transit(sealed.len() as u64) {
-            return Ok(refusal);
-        }
-        self.counters.next_body += 1;
-        let mut row = stored::Envelope {
-            count: name.count,
-            bytes: sealed.len() as u64,
-            lifetime_ms,
-            body: self.counters.next_body,
-            arrived: round.at.0,
-            age_ms: arrived.age_ms,
-            hops: arrived.hops,
-            wave,
-            accepted_wall_ms: round.now.wall_ms,
-            header: arrived.envelope.envelope().header_bytes.clone(),
-            signature: Bytes::copy_from_slice(&arrived.envelope.envelope().signature),
-            from: Bytes::copy_from_slice(&peer.0),
-            ..Default::default()
-        };
-        let key = (handle, name.last());
-        tx.put_raw(Table::Body, (row.body, 0u32).encode(), sealed);
-        tx.put(&key, &stored::Wave { wave });
-        Self::log(&mut row, Event::TakenFrom, Some(peer), round);
-        self.set_expiry(key, &mut row, round.at.plus(lifetime_ms - arrived.age_ms), tx);
-        self.make_due(name.flow, key, &mut row, tx);
-        tx.put(&key, &row);
-        self.counters.transit_envelopes += 1;
-        self.counters.transit_bytes += row.bytes;
-        if let Some(flow) = self.flows.transit.change(handle, tx)? {
-            flow.envelopes += 1;
-        }
-        Ok(Verdict::Held)
-    }
-
-    /// What this relay knows of an envelope already; `None`: nothing (rule WAVE-2).
-    fn known_in_transit(
-        &mut self,
-        round: Round,
-        peer: NodeId,
-        name: Name,
-        handle: FlowHandle,
-        wave: u32,
-        tx: &mut Tx<'_>,
-    ) -> Result<Option<Verdict>, StoreError> {
-        let settled = self.flows.transit.get(handle, tx)?.is_some_and(|flow| flow.is_settled(name.first, name.last()));
-        if settled {
-            self.show_receipt(handle, name.flow, peer, tx)?;
-            return Ok(Some(Verdict::Gone));
-        }
-        let key = (handle, name.last());
-        let Some(taken) = tx.get::<stored::Wave>(&key)? else { return Ok(None) };
-        match tx.get::<stored::Envelope>(&key)? {
-            Some(mut row) => {
-                if wave > taken.wave {
-                    tx.put(&key, &stored::Wave { wave });
-                    row.wave = wave;
-                    self.revive(round, name.flow, key, row, tx);
-                }
-                Ok(Some(Verdict::Held))
-            }
-            None if wave > taken.wave => Ok(None),
-            None => Ok(Some(Verdict::Gone)),
-        }
-    }
-
-    /// A standby copy becomes active again.
-    pub(super) fn revive(
-        &mut self,
-        _round: Round,
-        flow: crate::id::FlowId,
-        key: EnvelopeKey,
-        mut row: stored::Envelope,
-        tx: &mut Tx<'_>,
-    ) {
-        if row.state() == State::Standby {
-            if !row.header.is_empty() {
-                self.counters.standby = self.counters.standby.saturating_sub(1);
-            }
-            self.make_due(flow, key, &mut row, tx);
-            // It has left before: it is offered, not sent.
-            self.fresh_above = self.counters.next_due;
-        }
-        tx.put(&key, &row);
-    }
-
-    /// A wave above 1 is believed only when the source's word names it (rule WAVE-3).
-    fn believed_wave(&self, name: Name, handle: FlowHandle, wave: u32, tx: &Tx<'_>) -> Result<u32, StoreError> {
-        if wave <= 1 {
-            return Ok(wave);
-        }
-        let Some(WordRow(pages)) = tx.get::<WordRow>(&(name.flow.destination, handle))? else { return Ok(1) };
-        let named = pages
-            .pages
-            .iter()
-            .filter_map(|page| hop::WordContent::decode(page.content.clone()).ok())
-            .flat_map(|word| word.waves)
-            // From the floor up: the first messages of an envelope may have ended alone.
-            .filter(|range| range.first <= name.last() && name.last() <= range.last)
-            .map(|range| range.wave)
-            .max();
-        Ok(wave.min(named.unwrap_or(1)))
     }
 }
 

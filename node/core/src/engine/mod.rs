@@ -10,6 +10,7 @@
 
 mod alarm;
 mod ask;
+mod bodies;
 mod consume;
 mod delay;
 pub mod effect;
@@ -22,10 +23,13 @@ mod link;
 mod order;
 mod outbound;
 mod partial;
+mod receipts;
 mod recover;
 mod settle;
 mod state;
 mod submit;
+mod transit;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -143,7 +147,7 @@ pub struct Engine {
     sealable: BTreeSet<NodeId>,
     /// Envelopes that grow in this round.
     groups: BTreeMap<(NodeId, Class), submit::Group>,
-    streams: BTreeMap<StreamId, submit::Streaming>,
+    streams: BTreeMap<StreamId, bodies::Streaming>,
 
     links: BTreeMap<NodeId, link::Link>,
     own_links: BTreeMap<NodeId, route::Link>,

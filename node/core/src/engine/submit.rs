@@ -7,7 +7,7 @@ use rand_core::Rng as _;
 use waypost_proto::{hop, stored};
 
 use super::effect::{Accepted, Effect, Refusal, Reply};
-use super::input::{RequestId, StreamId};
+use super::input::RequestId;
 use super::{Engine, Round};
 use crate::envelope::Name;
 use crate::flow::{OutFlow, Sealing};
@@ -20,7 +20,7 @@ use crate::store::tables::FlowHandle;
 use crate::store::tx::Tx;
 use crate::time::NodeTime;
 use crate::trust::seal::message_tag;
-use crate::trust::{Encapsulation, VerifyKey, hash};
+use crate::trust::{Encapsulation, VerifyKey};
 
 /// An envelope that grows during a round.
 pub(super) struct Group {
@@ -34,17 +34,6 @@ pub(super) struct Group {
     tags_before: u64,
 }
 
-/// A body that streams in.
-pub(super) struct Streaming {
-    request: RequestId,
-    uid: u32,
-    to: NodeId,
-    message: Submission,
-    body: u64,
-    size: u64,
-    chaining_values: Vec<[u8; 32]>,
-}
-
 /// A message with its id, on its way to a number.
 #[derive(Clone, Copy)]
 pub(super) struct Letter<'a> {
@@ -56,16 +45,8 @@ pub(super) struct Letter<'a> {
     pub message: &'a Submission,
 }
 
-/// A body in fragments, stored.
-pub(super) struct Fragments {
-    pub body: u64,
-    pub size: u64,
-    pub hash: [u8; 32],
-    pub values: Vec<[u8; 32]>,
-}
-
 /// What a submission turned out to be.
-enum Standing {
+pub(super) enum Standing {
     New(NodeId),
     Repeated(Accepted),
 }
@@ -94,7 +75,7 @@ impl Engine {
         Ok(())
     }
 
-    fn examine_batch(
+    pub(super) fn examine_batch(
         &mut self,
         uid: u32,
         messages: &[Submission],
@@ -119,7 +100,7 @@ impl Engine {
     }
 
     /// Whether one message can be accepted, and whether it was before.
-    fn examine(
+    pub(super) fn examine(
         &self,
         uid: u32,
         message: &Submission,
@@ -163,7 +144,7 @@ impl Engine {
     }
 
     /// Whether the outbox takes so much more (rule QUOTA-1).
-    fn room_in_outbox(&self, messages: u64, bytes: u64) -> Result<(), Refusal> {
+    pub(super) fn room_in_outbox(&self, messages: u64, bytes: u64) -> Result<(), Refusal> {
         let full = |used, limit, unit| Refusal::OutboxFull { used, limit, unit, retry_after_ms: 1000 };
         let used = self.counters.outbox_bytes + self.counters.staged_bytes;
         if self.counters.outbox_messages + messages > self.policy.outbox_messages {
@@ -176,7 +157,7 @@ impl Engine {
     }
 
     /// Accepts one message that was examined: it gets its number (rule FLOW-3).
-    fn accept(
+    pub(super) fn accept(
         &mut self,
         round: Round,
         uid: u32,
@@ -220,7 +201,7 @@ impl Engine {
     }
 
     /// The same key with the same request will be this message.
-    fn remember_key(&self, letter: &Letter<'_>, hash: [u8; 32], tx: &mut Tx<'_>) {
+    pub(super) fn remember_key(&self, letter: &Letter<'_>, hash: [u8; 32], tx: &mut Tx<'_>) {
         if let Some(key) = letter.message.idempotency_key.clone() {
             let id = Bytes::copy_from_slice(&letter.id.0);
             let (request, to) = (Bytes::copy_from_slice(&hash), Bytes::copy_from_slice(&letter.to.0));
@@ -235,7 +216,7 @@ impl Engine {
     }
 
     /// This incarnation's flow to a node, opened with its first message (rule FLOW-2).
-    fn open_flow(&mut self, to: NodeId, class: Class, tx: &mut Tx<'_>) -> Result<FlowHandle, StoreError> {
+    pub(super) fn open_flow(&mut self, to: NodeId, class: Class, tx: &mut Tx<'_>) -> Result<FlowHandle, StoreError> {
         if let Some(handle) = self.open.get(&(to, class)) {
             return Ok(*handle);
         }
@@ -250,7 +231,7 @@ impl Engine {
     }
 
     /// The flow of a message, with an open group that has room for it (rule ENV-2).
-    fn room_in_group(
+    pub(super) fn room_in_group(
         &mut self,
         round: Round,
         key: (NodeId, Class),
@@ -278,7 +259,12 @@ impl Engine {
         Ok(())
     }
 
-    fn close_group(&mut self, round: Round, key: (NodeId, Class), tx: &mut Tx<'_>) -> Result<(), StoreError> {
+    pub(super) fn close_group(
+        &mut self,
+        round: Round,
+        key: (NodeId, Class),
+        tx: &mut Tx<'_>,
+    ) -> Result<(), StoreError> {
         let Some(group) = self.groups.remove(&key) else { return Ok(()) };
         let count = u32::try_from(group.sent.len()).unwrap_or(u32::MAX);
         self.counters.next_body += 1;
@@ -298,7 +284,7 @@ impl Engine {
     }
 
     /// Writes an own envelope's rows and makes it due.
-    fn put_envelope(
+    pub(super) fn put_envelope(
         &mut self,
         round: Round,
         (handle, first): (FlowHandle, u64),
@@ -325,7 +311,13 @@ impl Engine {
     }
 
     /// Draws a new encapsulation for a flow when the last is worn (rule SEAL-3).
-    fn ensure_sealing(&mut self, round: Round, handle: FlowHandle, first: u64, tx: &Tx<'_>) -> Result<(), StoreError> {
+    pub(super) fn ensure_sealing(
+        &mut self,
+        round: Round,
+        handle: FlowHandle,
+        first: u64,
+        tx: &Tx<'_>,
+    ) -> Result<(), StoreError> {
         let (me, network) = (self.me, self.network);
         let flow = self.flows.out.change(handle, tx)?.ok_or_else(|| damaged(Table::OutFlow))?;
         let fresh = flow.sealings.last().is_some_and(|sealing| {
@@ -340,220 +332,10 @@ impl Engine {
         flow.trim_sealings();
         Ok(())
     }
-
-    // ---- bodies that stream in ----
-
-    /// Makes room for a body of unknown size, or refuses.
-    pub(super) fn begin_body(
-        &mut self,
-        stream: StreamId,
-        request: RequestId,
-        uid: u32,
-        message: Submission,
-        tx: &mut Tx<'_>,
-    ) {
-        let checked = message.check().map_err(Refusal::from).and_then(|()| self.resolve(&message.to));
-        let to = match checked.and_then(|to| self.room_in_outbox(1, 0).map(|()| to)) {
-            Ok(to) => to,
-            Err(refusal) => return tx.hint(Effect::Reply { request, reply: Reply::Refused(refusal) }),
-        };
-        if self.streams.len() >= limits::STREAMS {
-            let refusal = Refusal::TooMany { what: "streamed bodies", limit: limits::STREAMS, retry_after_ms: 1000 };
-            return tx.hint(Effect::Reply { request, reply: Reply::Refused(refusal) });
-        }
-        self.counters.next_body += 1;
-        let body = self.counters.next_body;
-        tx.put(&(body,), &stored::Stage { bytes: 0, fragments: 0 });
-        let (size, chaining_values) = (0, Vec::new());
-        self.streams.insert(stream, Streaming { request, uid, to, message, body, size, chaining_values });
-    }
-
-    /// Stores the next fragment of a body, not yet accepted. What comes after a refusal is thrown away.
-    pub(super) fn grow_body(&mut self, stream: StreamId, bytes: Bytes, tx: &mut Tx<'_>) {
-        let room = self.room_in_outbox(0, bytes.len() as u64);
-        if let Some(streaming) = self.streams.get_mut(&stream) {
-            let index = streaming.chaining_values.len() as u64;
-            let size = streaming.size + bytes.len() as u64;
-            let value = hash::fragment_cv(index, &bytes, false);
-            match (room, value) {
-                (Ok(()), Some(value)) if size <= limits::BODY_BYTES => {
-                    tx.put_raw(Table::Body, (streaming.body, u32::try_from(index).unwrap_or(u32::MAX)).encode(), bytes);
-                    self.counters.staged_bytes += size - streaming.size;
-                    streaming.size = size;
-                    streaming.chaining_values.push(value);
-                }
-                (Err(refusal), _) => self.refuse_body(stream, refusal, tx),
-                _ => self.refuse_body(stream, crate::message::Invalid::Body { bytes: size }.into(), tx),
-            }
-        }
-        tx.claim(Effect::Staged { stream });
-    }
-
-    fn refuse_body(&mut self, stream: StreamId, refusal: Refusal, tx: &mut Tx<'_>) {
-        if let Some(streaming) = self.streams.get(&stream) {
-            tx.hint(Effect::Reply { request: streaming.request, reply: Reply::Refused(refusal) });
-        }
-        self.abandon_body(stream, tx);
-    }
-
-    /// Deletes what was stored of a body that will not be accepted.
-    fn unstage(&mut self, stream: StreamId, tx: &mut Tx<'_>) {
-        let Some(streaming) = self.streams.get_mut(&stream) else { return };
-        for index in 0..streaming.chaining_values.len() {
-            tx.delete_raw(Table::Body, (streaming.body, u32::try_from(index).unwrap_or(u32::MAX)).encode());
-        }
-        tx.delete::<stored::Stage>(&(streaming.body,));
-        self.counters.staged_bytes -= streaming.size;
-        (streaming.size, streaming.chaining_values) = (0, Vec::new());
-    }
-
-    /// A body will never be whole.
-    pub(super) fn abandon_body(&mut self, stream: StreamId, tx: &mut Tx<'_>) {
-        self.unstage(stream, tx);
-        self.streams.remove(&stream);
-    }
-
-    /// Accepts a streamed message at its last byte: its fragments get their numbers (rule BODY-2).
-    pub(super) fn end_body(&mut self, round: Round, stream: StreamId, tx: &mut Tx<'_>) -> Result<(), StoreError> {
-        let Some(streaming) = self.streams.get(&stream) else { return Ok(()) };
-        let request = streaming.request;
-        if streaming.chaining_values.len() < 2 {
-            // Small after all: as any other message.
-            let (uid, mut message) = (streaming.uid, streaming.message.clone());
-            message.body = tx.get_raw(Table::Body, &(streaming.body, 0u32).encode())?.unwrap_or_default();
-            self.abandon_body(stream, tx);
-            return self.submit(round, request, uid, &[message], tx);
-        }
-        let hash = hash::whole_hash(&streaming.chaining_values);
-        let examined =
-            self.examine(streaming.uid, &streaming.message, request_hash(&streaming.message, Some(hash)), tx)?;
-        let reply = match examined {
-            Err(refusal) => Reply::Refused(refusal),
-            Ok(Standing::Repeated(accepted)) => Reply::Accepted(vec![accepted]),
-            Ok(Standing::New(_)) => Reply::Accepted(vec![self.accept_fragments(round, stream, hash, tx)?]),
-        };
-        self.abandon_body(stream, tx);
-        tx.claim(Effect::Reply { request, reply });
-        Ok(())
-    }
-
-    fn accept_fragments(
-        &mut self,
-        round: Round,
-        stream: StreamId,
-        hash: [u8; 32],
-        tx: &mut Tx<'_>,
-    ) -> Result<Accepted, StoreError> {
-        let gone = || StoreError::Failed("a stream vanished".to_owned());
-        let id = self.draw_id(round);
-        let streaming = self.streams.get_mut(&stream).ok_or_else(gone)?;
-        let (to, uid) = (streaming.to, streaming.uid);
-        let values = std::mem::take(&mut streaming.chaining_values);
-        let fragments = Fragments { body: streaming.body, size: std::mem::take(&mut streaming.size), hash, values };
-        let message = streaming.message.clone();
-        tx.delete::<stored::Stage>(&(fragments.body,));
-        self.counters.staged_bytes -= fragments.size;
-        let letter = Letter { uid, id, to, accepted_ms: round.now.wall_ms, message: &message };
-        self.remember_key(&letter, request_hash(&message, Some(hash)), tx);
-        if message.delay_ms > 0 {
-            self.keep_for_later(round, &letter, Some(&fragments), tx);
-        } else {
-            self.number_fragments(round, &letter, &fragments, tx)?;
-        }
-        Ok(Accepted { id, to, repeated: false })
-    }
-
-    /// Gives every fragment of a body its number (rule BODY-2).
-    pub(super) fn number_fragments(
-        &mut self,
-        round: Round,
-        letter: &Letter<'_>,
-        fragments: &Fragments,
-        tx: &mut Tx<'_>,
-    ) -> Result<(), StoreError> {
-        let Letter { id, to, message, .. } = *letter;
-        self.close_group(round, (to, message.class), tx)?;
-        let handle = self.open_flow(to, message.class, tx)?;
-        let flow = self.flows.out.change(handle, tx)?.ok_or_else(|| damaged(Table::OutFlow))?;
-        let first = flow.next;
-        self.ensure_sealing(round, handle, first, tx)?;
-        let count = u32::try_from(fragments.values.len()).unwrap_or(u32::MAX);
-        let row = stored::Message {
-            fragments: count,
-            open_fragments: count,
-            size: fragments.size,
-            hash: Bytes::copy_from_slice(&fragments.hash),
-            headers: headers_to_row(&message.headers),
-            predecessor: self.follow(to, message, (id, first), tx)?.map(predecessor_to_row),
-            ..message_row(letter, (handle, first))
-        };
-        tx.put(&(id,), &row);
-        self.counters.outbox_messages += 1;
-        self.counters.outbox_bytes += fragments.size;
-        for (index, value) in (0u32..).zip(&fragments.values) {
-            let before = u64::from(index) * limits::FRAGMENT as u64;
-            let bytes = (fragments.size - before).min(limits::FRAGMENT as u64);
-            self.put_fragment(round, (handle, id), (fragments.body, index), bytes, value, message.lifetime_ms, tx)?;
-        }
-        Ok(())
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the parts of three rows, each of its own type")]
-    fn put_fragment(
-        &mut self,
-        round: Round,
-        (handle, id): (FlowHandle, MessageId),
-        (body, index): (u64, u32),
-        bytes: u64,
-        chaining_value: &[u8; 32],
-        lifetime_ms: u64,
-        tx: &mut Tx<'_>,
-    ) -> Result<(), StoreError> {
-        let flow = self.flows.out.change(handle, tx)?.ok_or_else(|| damaged(Table::OutFlow))?;
-        let number = flow.next;
-        flow.next += 1;
-        let tags_before = flow.tags;
-        let tag = message_tag(&flow.tag_key, number, id, index, chaining_value);
-        flow.tags ^= tag;
-        let sent = stored::Sent { id: Bytes::copy_from_slice(&id.0), size: bytes, lifetime_ms, tag };
-        let row = stored::Envelope {
-            count: 1,
-            bytes,
-            lifetime_ms,
-            body,
-            body_index: index,
-            fragment: true,
-            ..Default::default()
-        };
-        let contents = stored::Contents { messages: vec![sent], tags_before };
-        self.put_envelope(round, (handle, number), row, &contents, lifetime_ms, tx)
-    }
-
-    /// The plain bytes of an own envelope: what was stored, or a fragment in its item (rule BODY-3).
-    pub(super) fn plain_of(
-        &self,
-        tag_key: &[u8; 32],
-        row: &stored::Envelope,
-        contents: impl FnOnce() -> Result<Option<stored::Contents>, StoreError>,
-        tx: &Tx<'_>,
-    ) -> Result<Option<Bytes>, StoreError> {
-        let Some(bytes) = tx.get_raw(Table::Body, &(row.body, row.body_index).encode())? else { return Ok(None) };
-        if !row.fragment {
-            return Ok(Some(bytes));
-        }
-        let Some(id) = contents()?.and_then(|contents| MessageId::from_slice(&contents.messages.first()?.id)) else {
-            return Ok(None);
-        };
-        let Some(message) = tx.get::<stored::Message>(&(id,))? else { return Ok(None) };
-        let mut plain = Vec::with_capacity(bytes.len() + 1024);
-        plain.extend_from_slice(tag_key);
-        append(&mut plain, &fragment_item(id, &message, row.body_index, bytes));
-        Ok(Some(plain.into()))
-    }
 }
 
 impl Group {
-    fn begin(handle: FlowHandle, flow: &OutFlow, bucket: u32, lifetime_ms: u64) -> Self {
+    pub(super) fn begin(handle: FlowHandle, flow: &OutFlow, bucket: u32, lifetime_ms: u64) -> Self {
         Self {
             handle,
             first: flow.next,
@@ -566,13 +348,13 @@ impl Group {
         }
     }
 
-    fn takes(&self, bucket: u32, bytes: usize) -> bool {
+    pub(super) fn takes(&self, bucket: u32, bytes: usize) -> bool {
         self.bucket == bucket
             && self.sent.len() < limits::ENVELOPE_MESSAGES
             && (self.sent.is_empty() || self.plain.len() + bytes <= limits::FRAGMENT)
     }
 
-    fn add(&mut self, item: &hop::Item, id: MessageId, tag: u64, message: &Submission) {
+    pub(super) fn add(&mut self, item: &hop::Item, id: MessageId, tag: u64, message: &Submission) {
         let before = self.plain.len();
         append(&mut self.plain, item);
         self.sent.push(stored::Sent {
@@ -587,7 +369,7 @@ impl Group {
 }
 
 /// Appends a length and the item; a `Vec` takes whatever is written.
-fn append(plain: &mut Vec<u8>, item: &hop::Item) {
+pub(super) fn append(plain: &mut Vec<u8>, item: &hop::Item) {
     plain.extend_from_slice(&item.encode_length_delimited_to_vec());
 }
 
@@ -623,35 +405,6 @@ fn item_of(letter: &Letter<'_>, body: Bytes) -> hop::Item {
     }
 }
 
-fn fragment_item(id: MessageId, message: &stored::Message, index: u32, body: Bytes) -> hop::Item {
-    let header = |header: &stored::Header| hop::Header { name: header.name.clone(), value: header.value.clone() };
-    let first = index == 0;
-    hop::Item {
-        id: Bytes::copy_from_slice(&id.0),
-        channel: if first { message.channel.clone() } else { String::new() },
-        sent_at_ms: message.accepted_ms,
-        lifetime_ms: message.lifetime_ms,
-        headers: if first { message.headers.iter().map(header).collect() } else { Vec::new() },
-        index,
-        fragments: message.fragments,
-        size: message.size,
-        hash: message.hash.clone(),
-        body,
-        after: message.predecessor.clone().filter(|_| first).map(predecessor_from_row),
-        ..Default::default()
-    }
-}
-
-fn predecessor_to_row(after: hop::Predecessor) -> stored::Predecessor {
-    let hop::Predecessor { id, class, incarnation, number } = after;
-    stored::Predecessor { id, class, incarnation, number }
-}
-
-fn predecessor_from_row(row: stored::Predecessor) -> hop::Predecessor {
-    let stored::Predecessor { id, class, incarnation, number } = row;
-    hop::Predecessor { id, class, incarnation, number }
-}
-
 pub(super) fn headers_to_row(headers: &[(String, String)]) -> Vec<stored::Header> {
     headers.iter().map(|(name, value)| stored::Header { name: name.clone(), value: value.clone() }).collect()
 }
@@ -664,7 +417,7 @@ fn lifetime_bucket(lifetime_ms: u64) -> u32 {
 }
 
 /// What makes two requests the same: everything but the key (rule IDEM-1).
-fn request_hash(message: &Submission, whole: Option<[u8; 32]>) -> [u8; 32] {
+pub(super) fn request_hash(message: &Submission, whole: Option<[u8; 32]>) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key("waypost/request/1");
     let mut part = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_be_bytes());
@@ -701,7 +454,7 @@ mod tests {
 
     /// ENV-1: lifetimes in one envelope differ by less than an eighth.
     #[test]
-    fn a_bucket_is_narrow() {
+    pub(super) fn a_bucket_is_narrow() {
         for lifetime in [1u64, 7, 16, 1000, 86_400_000, limits::LIFETIME_MAX_MS] {
             let top = lifetime + lifetime / 7 + 2;
             assert_ne!(lifetime_bucket(lifetime), lifetime_bucket(top), "{lifetime}");
