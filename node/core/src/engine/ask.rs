@@ -1,4 +1,5 @@
-//! Answers: where a message is, how the node does, who its neighbours are, and who may join (rules TRACE-1, TRACE-2, TRUST-7).
+//! Answers: where a message is, how the node does, who its neighbours are, and who may join (rules TRACE-1,
+//! TRACE-2, TRUST-7).
 
 use waypost_proto::hop;
 use waypost_proto::stored::{self, envelope::State};

@@ -115,12 +115,20 @@ impl Engine {
         }
         let from = (handle, first).encode();
         let to = after_prefix(&(handle, last).encode());
-        for (key, row) in tx.scan::<stored::Waiting>(&from, &to, PAGE)? {
-            if self.is_dealt_with((key.0, key.1), &row.after, tx)? {
-                self.release(key, None, tx)?;
+        let mut from = from;
+        loop {
+            let page = tx.scan::<stored::Waiting>(&from, &to, PAGE)?;
+            let full = page.len() == PAGE;
+            for (key, row) in page {
+                from = (key.0, key.1, key.2, key.3 + 1).encode();
+                if self.is_dealt_with((key.0, key.1), &row.after, tx)? {
+                    self.release(key, None, tx)?;
+                }
+            }
+            if !full {
+                return Ok(());
             }
         }
-        Ok(())
     }
 
     /// A message has waited for its whole lifetime: it comes without its predecessor, and says so (rule ORDER-4).

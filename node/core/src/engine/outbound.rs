@@ -1,5 +1,6 @@
 //! Handing on: what is due goes to the neighbour that brings it nearer, against credit; what was sent before, or is
-//! large, is offered first; custody turns the copy here into a standby (rules HOP-1 to HOP-6, HOP-10, CUSTODY-1, CUSTODY-3).
+//! large, is offered first; custody turns the copy here into a standby (rules HOP-1 to HOP-6, HOP-10, CUSTODY-1,
+//! CUSTODY-3).
 
 use bytes::Bytes;
 use waypost_proto::hop::{self, frame::Kind};
