@@ -756,3 +756,29 @@ fn a_message_cancelled_in_an_envelope_that_leaves_is_not_delivered() {
     assert_eq!(world.state(0, ids[2]), "delivered");
     assert_eq!(world.counts(0).0, 0);
 }
+
+/// HOP-6: a full inbox at the relay stops neither mail that the relay carries for others, nor one source another's.
+#[test]
+fn a_refusal_stops_only_what_was_refused() {
+    let mut world = World::new(4, 11);
+    world.hosts[2].policy.inbox_bytes = 10_000;
+    world.kill(2);
+    world.start(2);
+    for (a, b) in [(0, 1), (3, 1), (1, 2)] {
+        world.connect(a, b);
+    }
+    world.pass(1000);
+    // The inbox of the last is full of the first's mail; only what fits of it came.
+    let body = vec![1; 3_000];
+    for _ in 0..20 {
+        world.send(0, 2, &[&body]);
+        world.settle();
+    }
+    assert!(world.counts(2).1 < 4);
+    // The relay's own mail is not that source's, nor is mail for the relay mail for the last.
+    let id = world.send(0, 1, &[b"for the relay"])[0];
+    let small = world.send(3, 2, &[b"of another source"])[0];
+    world.pass(5_000);
+    assert_eq!(world.state(0, id), "delivered");
+    assert_eq!(world.state(3, small), "delivered");
+}

@@ -336,6 +336,7 @@ impl Engine {
 
     /// Neighbours that refused are asked again.
     pub(super) fn unblock(&mut self, round: Round) {
+        self.lanes.look_back();
         for link in self.links.values_mut() {
             link.blocked.retain(|_, until| *until > round.now.boot_ms);
             if let Some(until) = link.blocked.values().min() {

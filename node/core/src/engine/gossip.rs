@@ -43,6 +43,7 @@ impl Engine {
         // A gap it has confirmed makes rows due that were none.
         self.alarms.set_earlier(Alarm::Rows, round.now.boot_ms);
         self.links.insert(peer, Link::new(session, transport, hello.incarnation));
+        self.lanes.look_back();
         self.own_links.insert(peer, route::Link { up: true, rtt_us: 1000, wait_us: 0 });
         self.directory.forget_delays();
         self.remember_peer(round, peer, hello, address, tx)?;

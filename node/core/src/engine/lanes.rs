@@ -14,7 +14,12 @@ pub(super) struct Lane {
     pub waiting: bool,
     /// Offered or sent, unanswered.
     pub in_hand: BTreeSet<u64>,
+    /// The first that was passed over because its source is refused, and how many were.
+    skipped: Option<(u64, usize)>,
 }
+
+/// Due envelopes of refused sources that a lane passes over before it waits.
+const SKIPPED: usize = 4096;
 
 /// All lanes. One for each destination with due mail.
 #[derive(Default)]
@@ -43,8 +48,26 @@ impl Lanes {
     pub(super) fn done(&mut self, class: Class, destination: NodeId, due: u64) {
         if let Some(lane) = self.lanes.get_mut(&(class, destination)) {
             lane.in_hand.remove(&due);
-            if lane.in_hand.is_empty() && !lane.waiting {
+            if lane.in_hand.is_empty() && !lane.waiting && lane.skipped.is_none() {
                 self.lanes.remove(&(class, destination));
+            }
+        }
+    }
+
+    /// Passes over what a refused source has here; `false` when it has been too much.
+    pub(super) fn skip(&mut self, class: Class, destination: NodeId, due: u64) -> bool {
+        let Some(lane) = self.lanes.get_mut(&(class, destination)) else { return false };
+        let (first, count) = lane.skipped.map_or((due, 1), |(first, count)| (first.min(due), count + 1));
+        lane.skipped = Some((first, count));
+        count < SKIPPED
+    }
+
+    /// Refusals have ended: what was passed over is looked at again.
+    pub(super) fn look_back(&mut self) {
+        for lane in self.lanes.values_mut() {
+            if let Some((first, _)) = lane.skipped.take() {
+                lane.cursor = lane.cursor.min(first);
+                lane.waiting = true;
             }
         }
     }

@@ -108,6 +108,20 @@ impl Incoming {
     }
 }
 
+/// Which store of a neighbour refuses: its inbox may be full while it carries on for others, and the other way round.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Refusing {
+    Inbox,
+    Transit,
+}
+
+impl Refusing {
+    /// What mail for `destination` needs at `peer`.
+    pub(super) fn of(peer: NodeId, destination: NodeId) -> Self {
+        if peer == destination { Self::Inbox } else { Self::Transit }
+    }
+}
+
 /// A connected neighbour.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -125,8 +139,8 @@ pub(super) struct Link {
     pub receipts: BTreeMap<FlowHandle, u64>,
     /// Signers whose chains were given on each stream.
     chains: BTreeSet<(Stream, NodeId)>,
-    /// Boot milliseconds until which it takes nothing: of a source, or (`None`) of anybody.
-    pub blocked: BTreeMap<Option<NodeId>, u64>,
+    /// Boot milliseconds until which a store of it takes nothing: of a source, or (`None`) of anybody.
+    pub blocked: BTreeMap<(Refusing, Option<NodeId>), u64>,
 }
 
 impl Link {
@@ -162,8 +176,8 @@ impl Link {
     }
 
     /// Until when mail of a source is refused.
-    pub(super) fn blocked_until(&self, source: NodeId) -> Option<u64> {
-        self.blocked.get(&None).max(self.blocked.get(&Some(source))).copied()
+    pub(super) fn blocked_until(&self, what: Refusing, source: NodeId) -> Option<u64> {
+        self.blocked.get(&(what, None)).max(self.blocked.get(&(what, Some(source)))).copied()
     }
 }
 

@@ -9,7 +9,7 @@ use waypost_proto::stored::{self, envelope::State};
 use super::alarm::Alarm;
 use super::effect::{Effect, Stream};
 use super::input::SessionId;
-use super::link::InHand;
+use super::link::{InHand, Refusing};
 use super::submit::damaged;
 use super::{Engine, Event, Round};
 use crate::envelope::Name;
@@ -115,6 +115,13 @@ impl Engine {
                     stuck = true;
                     break;
                 }
+                Handed::Blocked => {
+                    // Another source's mail behind it may go (rule HOP-6); this is looked at again when the refusal ends.
+                    stuck = !self.lanes.skip(class, destination, due.2);
+                    if stuck {
+                        break;
+                    }
+                }
                 Handed::Skipped => {}
                 Handed::InHand => {
                     moved += 1;
@@ -163,8 +170,9 @@ impl Engine {
         let wave = self.wave_of(name, &row, tx)?;
         let fresh = in_hand.due.2 > self.fresh_above && row.bytes <= OFFER_ABOVE;
         let Some(link) = self.links.get_mut(&peer) else { return Ok(Handed::Stop) };
-        if link.blocked_until(name.flow.source).is_some_and(|until| until > round.now.boot_ms) {
-            return Ok(Handed::Stop);
+        let refusing = Refusing::of(peer, name.flow.destination);
+        if link.blocked_until(refusing, name.flow.source).is_some_and(|until| until > round.now.boot_ms) {
+            return Ok(Handed::Blocked);
         }
         let out = &link.out[class.index()];
         if fresh {
@@ -395,9 +403,9 @@ impl Engine {
         let until = round.now.boot_ms + after_ms.max(100);
         for (class, in_hand) in self.answered(peer, answer) {
             self.lanes.put_back(class, in_hand.due.0, in_hand.due.2);
-        }
-        if let Some(link) = self.links.get_mut(&peer) {
-            link.blocked.insert(source, until);
+            if let Some(link) = self.links.get_mut(&peer) {
+                link.blocked.insert((Refusing::of(peer, in_hand.due.0), source), until);
+            }
         }
         self.alarms.set_earlier(Alarm::Unblock, until);
     }
@@ -518,6 +526,8 @@ impl Engine {
 
 /// What became of a due envelope.
 enum Handed {
+    /// Its source is refused for now; what is behind it may go.
+    Blocked,
     /// Offered or sent.
     InHand,
     /// No longer there.
