@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use waypost_tests::harness::client::PATIENT;
-use waypost_tests::harness::{Node, Sandbox, binary, command};
+use waypost_tests::harness::{Node, Sandbox, binary, command, wait};
 use waypost_tests::workspace_root;
 
 /// One line of a fenced block.
@@ -72,9 +72,30 @@ impl Hosts {
         match words.as_slice() {
             ["waypost", "run", options @ ..] => self.start(host, options),
             ["waypost", "join", token] => self.node(host)?.join(token),
-            _ => self.shell(host, &text),
+            _ => {
+                self.await_names(host, &text)?;
+                self.shell(host, &text)
+            }
         }
         .with_context(|| format!("on {host}: {}", line.text))
+    }
+
+    /// A person is slower than the nodes' facts; a test waits until the host has heard of the node it sends to.
+    fn await_names(&mut self, host: &str, text: &str) -> Result<()> {
+        let Some(name) = text.split_whitespace().find_map(|word| Some(word.split_once('@')?.1.to_owned())) else {
+            return Ok(());
+        };
+        let folder = self.sandbox.path().to_owned();
+        let node = self.node(host)?;
+        let (socket, log) = (node.socket().to_owned(), node.log());
+        let known = format!("\"name\":\"{name}\"");
+        wait::until(&format!("{host} to hear of {name}"), PATIENT, &[&log], || {
+            let mut routes = Command::new(folder.join("waypost"));
+            command::clean_environment(&mut routes);
+            routes.args(["--json", "routes"]).env("WAYPOST_SOCKET", &socket);
+            let said = command::run(&mut routes, None, &folder, PATIENT)?.ok()?.text();
+            Ok(said.contains(&known).then_some(()))
+        })
     }
 
     fn filled_in(&self, text: &str) -> Result<String> {

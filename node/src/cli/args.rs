@@ -75,7 +75,7 @@ pub struct RunArgs {
     /// This node's name in the directory
     #[arg(long, value_parser = config::node_name)]
     pub name: Option<String>,
-    /// Do not look for neighbours on the local network
+    /// Do not look for neighbours on the local network (this version never does)
     #[arg(long)]
     pub no_mdns: bool,
     /// Whom to dial: `known` never dials an address learned from others

@@ -65,6 +65,12 @@ impl Node {
         })
     }
 
+    /// Listens only where the address has this part, as in `udp`. Before the first start.
+    pub fn listen_only(&mut self, part: &str) {
+        let part = format!("/{part}/");
+        self.listen.retain(|address| address.contains(&part));
+    }
+
     /// Dials `peer` from the next start on.
     pub fn add_peer(&mut self, peer: &str) {
         self.peers.push(peer.to_owned());
