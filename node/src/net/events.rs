@@ -366,7 +366,10 @@ impl Events {
 
     fn on_dial_failed(&mut self, connection: ConnectionId, error: &DialError) {
         let Some(target) = self.dialling.remove(&connection) else { return };
-        tracing::debug!("dialling failed: {error}");
+        let complaint = format!("dialling failed: {error}");
+        if self.local.is_first(self.local.id, complaint.clone()) {
+            tracing::warn!("{complaint}; it is tried for ever, and said once");
+        }
         let is_self = matches!(error, DialError::LocalPeerId { .. });
         let ending = if is_self { Ending::Refused } else { Ending::Fruitless };
         self.schedule.failed(target, ending, Instant::now());

@@ -21,6 +21,7 @@ use anyhow::Context as _;
 pub use libp2p::Multiaddr;
 use libp2p::PeerId;
 use libp2p::identity::Keypair;
+use libp2p::multiaddr::Protocol;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -94,6 +95,8 @@ pub async fn start(
     anyhow::ensure!(local.network == config.network, "the roster is of another network than this node");
     let mut swarm = swarm::build(&keypair)?;
     let mut listening = Listening::default();
+    // All before the first is taken: on a dual-stack host one of ours would stand in another's way.
+    config.listen.iter().try_for_each(refuse_taken)?;
     for address in &config.listen {
         let listener = swarm.listen_on(address.clone()).with_context(|| format!("cannot listen on {address}"))?;
         listening.silent.push(listener);
@@ -105,6 +108,27 @@ pub async fn start(
     let net = Net { local, listening: receiver, stop, tasks };
     net.wait_until_listening().await;
     Ok(net)
+}
+
+/// Refuses a TCP port on which another process listens: the transport shares ports, and two nodes would share the mail
+/// of neither.
+///
+/// # Errors
+/// The port is taken, with what to do.
+fn refuse_taken(address: &Multiaddr) -> anyhow::Result<()> {
+    let mut parts = address.iter();
+    let host: Option<std::net::IpAddr> = match parts.next() {
+        Some(Protocol::Ip4(host)) => Some(host.into()),
+        Some(Protocol::Ip6(host)) => Some(host.into()),
+        _ => None,
+    };
+    let (Some(host), Some(Protocol::Tcp(port))) = (host, parts.next()) else { return Ok(()) };
+    match std::net::TcpListener::bind((host, port)) {
+        Err(error) if port > 0 && error.kind() == std::io::ErrorKind::AddrInUse => {
+            anyhow::bail!("cannot listen on {address}: another process does; choose another port with --listen")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Everybody configured, and everybody met before.

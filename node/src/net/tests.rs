@@ -477,3 +477,14 @@ async fn an_idle_session_stays() {
     first.send_credit(second.id, session, Stream::Control, 7);
     assert_eq!(second.credit().await, 7);
 }
+
+/// A port on which another process listens is refused with what to do, though the transport could share it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_taken_port_is_refused() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("/ip4/127.0.0.1/tcp/{}", taken.local_addr().unwrap().port());
+    let refused = refuse_taken(&address.parse().unwrap()).unwrap_err().to_string();
+    assert!(refused.contains("another process"), "{refused}");
+    drop(taken);
+    refuse_taken(&address.parse().unwrap()).unwrap();
+}
