@@ -304,6 +304,15 @@ impl Engine {
         Ok(())
     }
 
+    /// A new connection clears the waits that silence caused: the next wave is at most the shortest wait away (RETRY-2).
+    pub(super) fn hasten_retries(&mut self, round: Round) {
+        let wait_ms = self.policy.wave_ms;
+        for (handle, retry) in &mut self.retries {
+            retry.wait_ms = retry.wait_ms.min(wait_ms);
+            self.alarms.set_earlier(Alarm::Retry(*handle), round.now.boot_ms + wait_ms);
+        }
+    }
+
     /// Works on the first job: makes standby copies active again, a page a round.
     pub(super) fn work(&mut self, round: Round, tx: &mut Tx<'_>) -> Result<(), StoreError> {
         let Some(mut job) = self.jobs.pop_front() else { return Ok(()) };

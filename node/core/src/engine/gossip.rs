@@ -44,6 +44,7 @@ impl Engine {
         self.alarms.set_earlier(Alarm::Rows, round.now.boot_ms);
         self.links.insert(peer, Link::new(session, transport, hello.incarnation));
         self.lanes.look_back();
+        self.hasten_retries(round);
         self.own_links.insert(peer, route::Link { up: true, rtt_us: 1000, wait_us: 0 });
         self.directory.forget_delays();
         self.remember_peer(round, peer, hello, address, tx)?;
