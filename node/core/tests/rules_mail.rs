@@ -536,24 +536,3 @@ fn a_delayed_message_goes_when_it_is_due() {
     world.pass(2_000);
     assert_eq!((world.counts(1).1, world.state(0, ids[0]).as_str()), (1, "delivered"));
 }
-
-/// RETRY-2: a new connection brings the next wave near: mail whose only custodian is gone for good goes another way
-/// within the shortest wait, however long the wait had grown.
-#[test]
-fn a_new_way_is_tried_soon_after_it_opens() {
-    let mut world = World::new(4, 17);
-    world.connect(0, 1);
-    world.connect(1, 2);
-    world.pass(1000);
-    world.kill(2);
-    let id = world.send(0, 2, &[b"one"])[0];
-    world.pass(1000);
-    assert_eq!(world.state(0, id), "held");
-    world.kill(1);
-    world.pass(600_000);
-    world.start(2);
-    world.connect(0, 3);
-    world.connect(3, 2);
-    world.pass(61_000);
-    assert_eq!(world.state(0, id), "delivered");
-}
