@@ -1,15 +1,20 @@
 //! What a node was told: `waypost.toml`, over it `WAYPOST_*`, over them the flags. Finds mistakes; starts nothing.
 
+mod checks;
+mod environment;
 mod file;
+mod keys;
 mod places;
 pub mod units;
 
 use std::path::{Path, PathBuf};
 
-use waypost_core::message::NodeName;
 use waypost_core::policy::Policy;
 
+pub use checks::{dial, listen_address, log_filter, log_format, node_name, peer_address};
+use file::FileSettings;
 pub use file::Mistake;
+pub use keys::{KEYS, Key, Shown};
 pub use places::{Env, Places, conventional};
 
 /// Where a node listens when nobody says: QUIC and TCP on one port number, both address families.
@@ -54,6 +59,28 @@ pub struct Limits {
     pub inbox_bytes: Option<u64>,
     /// Bytes that other nodes' envelopes may fill.
     pub transit_bytes: Option<u64>,
+    /// Bytes of the data directory's disk that mail leaves free.
+    pub disk_reserve: Option<u64>,
+}
+
+/// The socket for applications and who may open it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SocketConfig {
+    /// Where.
+    pub path: PathBuf,
+    /// Its permission bits.
+    pub mode: u32,
+    /// The group it is given to, by number; `None`: the node's own.
+    pub gid: Option<u32>,
+}
+
+/// A group of this host's users.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Group {
+    /// As it was written.
+    pub name: String,
+    /// What the kernel knows it by.
+    pub gid: u32,
 }
 
 /// Everything `waypost run` needs to know.
@@ -63,8 +90,12 @@ pub struct RunConfig {
     pub data: PathBuf,
     /// Whether an unfit disk (tmpfs, overlay, NFS) is taken all the same.
     pub force: bool,
+    /// Whether a store that is gone or does not open is replaced by an empty one. Only a flag says so, never a file.
+    pub accept_loss: bool,
+    /// Free bytes of the disk below which nothing new is accepted; `None`: 64 MiB or a hundredth of it, the larger.
+    pub reserve_bytes: Option<u64>,
     /// The socket for applications.
-    pub socket: PathBuf,
+    pub socket: SocketConfig,
     /// Multiaddrs to listen at; their exact form is the network's to check.
     pub listen: Vec<String>,
     /// Multiaddrs to dial at start and again for ever.
@@ -97,13 +128,15 @@ impl RunConfig {
     }
 }
 
-/// What one layer (file, environment, flags) says; `None`: nothing.
+/// What one layer (defaults, file, environment, flags) says; `None`: nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[expect(missing_docs, reason = "each is the optional form of a documented field of RunConfig")]
 pub struct Settings {
     pub data: Option<PathBuf>,
     pub force: Option<bool>,
     pub socket: Option<PathBuf>,
+    pub socket_group: Option<Group>,
+    pub socket_mode: Option<u32>,
     pub listen: Option<Vec<String>>,
     pub peers: Option<Vec<String>>,
     pub name: Option<String>,
@@ -115,6 +148,30 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// What holds when nobody says otherwise.
+    fn defaults(places: Places) -> Self {
+        let policy = Policy::default();
+        Self {
+            data: places.data,
+            force: Some(false),
+            socket: places.socket,
+            listen: Some(LISTEN.map(str::to_owned).to_vec()),
+            peers: Some(Vec::new()),
+            mdns: Some(true),
+            dial: Some(Dial::Any),
+            limits: Limits {
+                outbox_bytes: Some(policy.outbox_bytes),
+                outbox_messages: Some(policy.outbox_messages),
+                inbox_bytes: Some(policy.inbox_bytes),
+                transit_bytes: Some(policy.transit_bytes),
+                disk_reserve: None,
+            },
+            log_filter: Some("info".to_owned()),
+            log_format: Some(LogFormat::Text),
+            ..Self::default()
+        }
+    }
+
     /// This layer, and where it says nothing the one below.
     #[must_use]
     pub fn over(self, below: Self) -> Self {
@@ -122,6 +179,8 @@ impl Settings {
             data: self.data.or(below.data),
             force: self.force.or(below.force),
             socket: self.socket.or(below.socket),
+            socket_group: self.socket_group.or(below.socket_group),
+            socket_mode: self.socket_mode.or(below.socket_mode),
             listen: self.listen.or(below.listen),
             peers: self.peers.or(below.peers),
             name: self.name.or(below.name),
@@ -132,6 +191,7 @@ impl Settings {
                 outbox_messages: self.limits.outbox_messages.or(below.limits.outbox_messages),
                 inbox_bytes: self.limits.inbox_bytes.or(below.limits.inbox_bytes),
                 transit_bytes: self.limits.transit_bytes.or(below.limits.transit_bytes),
+                disk_reserve: self.limits.disk_reserve.or(below.limits.disk_reserve),
             },
             log_filter: self.log_filter.or(below.log_filter),
             log_format: self.log_format.or(below.log_format),
@@ -144,171 +204,109 @@ impl Settings {
 #[error("{}", .0.join("\n"))]
 pub struct ConfigError(pub Vec<String>);
 
+/// All that was said, layer by layer, and what is wrong with it.
+struct Layers {
+    flags: Settings,
+    environment: Settings,
+    file: FileSettings,
+    /// Which file was read.
+    path: Option<PathBuf>,
+    defaults: Settings,
+    mistakes: Vec<String>,
+}
+
+impl Layers {
+    /// `named` is a configuration file asked for by name: it must exist.
+    fn gather(flags: Settings, named: Option<&Path>, root: bool, env: Env<'_>) -> Self {
+        let places = conventional(root, env);
+        let variable = || env("WAYPOST_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let named = named.map(Path::to_owned).or_else(variable);
+        let mut mistakes = Vec::new();
+        let file = from_file(named.as_deref(), places.config.as_deref(), &mut mistakes);
+        let environment = environment::read(env, &mut mistakes);
+        let path = named.or_else(|| places.config.clone());
+        Self { flags, environment, file, path, defaults: Settings::defaults(places), mistakes }
+    }
+
+    fn over_one_another(self) -> (Settings, Vec<String>) {
+        (self.flags.over(self.environment).over(self.file.settings).over(self.defaults), self.mistakes)
+    }
+}
+
 /// Puts the layers together. `named` is a configuration file asked for by name: it must exist.
 ///
 /// # Errors
 /// Every mistake in the file and in the environment, or that there is no place for the data or the socket.
 pub fn load(flags: Settings, named: Option<&Path>, root: bool, env: Env<'_>) -> Result<RunConfig, ConfigError> {
-    let places = conventional(root, env);
-    let named = named.map(Path::to_owned).or_else(|| env("WAYPOST_CONFIG").map(PathBuf::from));
-    let mut mistakes = Vec::new();
-    let file = from_file(named.as_deref(), places.config.as_deref(), &mut mistakes);
-    let environment = from_env(env, &mut mistakes);
-    let settings = flags.over(environment).over(file);
+    let (settings, mut mistakes) = Layers::gather(flags, named, root, env).over_one_another();
     let no_home = |what: &str| format!("there is no place for {what} because HOME is not set: say --{what}");
-    let data = settings.data.clone().or(places.data);
-    let socket = settings.socket.clone().or(places.socket);
-    if data.is_none() {
+    if settings.data.is_none() {
         mistakes.push(no_home("data"));
     }
-    if socket.is_none() {
+    if settings.socket.is_none() {
         mistakes.push(no_home("socket"));
     }
-    match (data, socket) {
+    match (settings.data.clone(), settings.socket.clone()) {
         (Some(data), Some(socket)) if mistakes.is_empty() => Ok(run_config(data, socket, settings)),
         _ => Err(ConfigError(mistakes)),
     }
 }
 
+/// Every setting that has a value, and who said it, in the order of [`KEYS`].
+///
+/// # Errors
+/// As [`load`].
+pub fn show(flags: Settings, named: Option<&Path>, root: bool, env: Env<'_>) -> Result<Vec<Shown>, ConfigError> {
+    load(flags.clone(), named, root, env)?;
+    Ok(keys::shown(&Layers::gather(flags, named, root, env)))
+}
+
 /// Where the data and the socket are, for commands that only look for a node. Mistakes are `run`'s to report.
 #[must_use]
 pub fn find(root: bool, env: Env<'_>) -> Places {
-    let places = conventional(root, env);
-    let named = env("WAYPOST_CONFIG").map(PathBuf::from);
-    let mut ignored = Vec::new();
-    let file = from_file(named.as_deref(), places.config.as_deref(), &mut ignored);
-    let settings = from_env(env, &mut ignored).over(file);
-    Places { data: settings.data.or(places.data), socket: settings.socket.or(places.socket), ..places }
+    let (settings, _) = Layers::gather(Settings::default(), None, root, env).over_one_another();
+    Places { data: settings.data, socket: settings.socket, config: conventional(root, env).config }
 }
 
 fn run_config(data: PathBuf, socket: PathBuf, settings: Settings) -> RunConfig {
+    let gid = settings.socket_group.map(|group| group.gid);
+    let mode = settings.socket_mode.unwrap_or(if gid.is_some() { 0o660 } else { 0o600 });
     RunConfig {
         data,
-        force: settings.force.unwrap_or(false),
-        socket,
-        listen: settings.listen.unwrap_or_else(|| LISTEN.map(str::to_owned).to_vec()),
+        force: settings.force.unwrap_or_default(),
+        accept_loss: false,
+        reserve_bytes: settings.limits.disk_reserve,
+        socket: SocketConfig { path: socket, mode, gid },
+        listen: settings.listen.unwrap_or_default(),
         peers: settings.peers.unwrap_or_default(),
         name: settings.name.unwrap_or_default(),
-        mdns: settings.mdns.unwrap_or(true),
+        mdns: settings.mdns.unwrap_or_default(),
         dial: settings.dial.unwrap_or(Dial::Any),
         limits: settings.limits,
         log: LogConfig {
-            filter: settings.log_filter.unwrap_or_else(|| "info".to_owned()),
+            filter: settings.log_filter.unwrap_or_default(),
             format: settings.log_format.unwrap_or(LogFormat::Text),
         },
     }
 }
 
-fn from_file(named: Option<&Path>, default: Option<&Path>, mistakes: &mut Vec<String>) -> Settings {
-    let Some(path) = named.or(default) else { return Settings::default() };
+fn from_file(named: Option<&Path>, default: Option<&Path>, mistakes: &mut Vec<String>) -> FileSettings {
+    let Some(path) = named.or(default) else { return FileSettings::default() };
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
-        Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => return Settings::default(),
+        Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+            return FileSettings::default();
+        }
         Err(error) => {
             mistakes.push(format!("cannot read {}: {error}", path.display()));
-            return Settings::default();
+            return FileSettings::default();
         }
     };
     file::read(&text).unwrap_or_else(|found| {
         let show = |Mistake { line, column, what }| format!("{}:{line}:{column}: {what}", path.display());
         mistakes.extend(found.into_iter().map(show));
-        Settings::default()
+        FileSettings::default()
     })
-}
-
-fn from_env(env: Env<'_>, mistakes: &mut Vec<String>) -> Settings {
-    let mut reader = EnvReader { env, mistakes };
-    Settings {
-        data: reader.text("WAYPOST_DATA").map(Into::into),
-        force: reader.checked("WAYPOST_FORCE", truth),
-        socket: reader.text("WAYPOST_SOCKET").map(Into::into),
-        listen: reader.list("WAYPOST_LISTEN"),
-        peers: reader.list("WAYPOST_PEERS"),
-        name: reader.checked("WAYPOST_NAME", node_name),
-        mdns: reader.checked("WAYPOST_MDNS", truth),
-        dial: reader.checked("WAYPOST_DIAL", dial),
-        limits: Limits {
-            outbox_bytes: reader.checked("WAYPOST_OUTBOX_BYTES", units::bytes),
-            outbox_messages: reader.checked("WAYPOST_OUTBOX_MESSAGES", units::bytes),
-            inbox_bytes: reader.checked("WAYPOST_INBOX_BYTES", units::bytes),
-            transit_bytes: reader.checked("WAYPOST_TRANSIT_BYTES", units::bytes),
-        },
-        log_filter: reader.text("WAYPOST_LOG"),
-        log_format: reader.checked("WAYPOST_LOG_FORMAT", log_format),
-    }
-}
-
-struct EnvReader<'a> {
-    env: Env<'a>,
-    mistakes: &'a mut Vec<String>,
-}
-
-impl EnvReader<'_> {
-    /// An empty variable says nothing: that is how one is unset in a unit file.
-    fn text(&self, name: &str) -> Option<String> {
-        (self.env)(name).filter(|value| !value.is_empty())
-    }
-
-    fn checked<T>(&mut self, name: &str, check: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-        let value = self.text(name)?;
-        check(&value).map_err(|what| self.mistakes.push(format!("{name}: {what}"))).ok()
-    }
-
-    fn list(&mut self, name: &str) -> Option<Vec<String>> {
-        let items = |value: &str| {
-            let separator = |c: char| c == ',' || c.is_whitespace();
-            value.split(separator).filter(|item| !item.is_empty()).map(multiaddr).collect()
-        };
-        self.checked(name, items)
-    }
-}
-
-/// A node's name.
-///
-/// # Errors
-/// What a name looks like.
-pub fn node_name(text: &str) -> Result<String, String> {
-    text.parse::<NodeName>().map(|name| name.as_str().to_owned()).map_err(|why| why.to_string())
-}
-
-/// `known` or `any`.
-///
-/// # Errors
-/// That it is neither.
-pub fn dial(text: &str) -> Result<Dial, String> {
-    match text {
-        "known" => Ok(Dial::Known),
-        "any" => Ok(Dial::Any),
-        _ => Err(format!("{text:?} is not a way to dial: use \"known\" or \"any\"")),
-    }
-}
-
-/// Something that looks like a multiaddr; the network reads it exactly.
-///
-/// # Errors
-/// What one looks like.
-pub fn multiaddr(text: &str) -> Result<String, String> {
-    if text.starts_with('/') && text.split('/').count() >= 3 {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("{text:?} is not an address: one looks like /ip4/192.0.2.1/udp/4884/quic-v1"))
-    }
-}
-
-fn log_format(text: &str) -> Result<LogFormat, String> {
-    match text {
-        "text" => Ok(LogFormat::Text),
-        "json" => Ok(LogFormat::Json),
-        _ => Err(format!("{text:?} is not a log format: use \"text\" or \"json\"")),
-    }
-}
-
-fn truth(text: &str) -> Result<bool, String> {
-    match text {
-        "true" | "1" | "yes" => Ok(true),
-        "false" | "0" | "no" => Ok(false),
-        _ => Err(format!("{text:?} is neither \"true\" nor \"false\"")),
-    }
 }
 
 #[cfg(test)]

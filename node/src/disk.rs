@@ -49,14 +49,43 @@ pub enum OpenError {
         /// What it said.
         source: io::Error,
     },
-    /// The database refused.
-    #[error("the store in {} does not open: {why}", .dir.display())]
+    /// The system failed the database; later it may not.
+    #[error("the store in {} cannot be opened now: {why}; make sure that the disk works and has room, then start again", .dir.display())]
     Database {
         /// Where.
         dir: PathBuf,
         /// What it said.
         why: String,
     },
+    /// There was a database and it is gone: to open an empty one in its place would lose mail in silence (rule DISK-2).
+    #[error(
+        "this node's store is gone from {dir}: bring {dir}/store back (is a disk not mounted? was it moved?), or start \
+         once with --accept-loss to go on with an empty one; mail that only this node held is then lost, and it needs a \
+         new invitation (waypost join) to be a member again", dir = .0.display()
+    )]
+    Gone(PathBuf),
+    /// Parts of the database are missing or unreadable (rule DISK-2).
+    #[error(
+        "the store in {dir} is damaged and does not open: {why}. Nothing was changed. Restore {dir} from a copy made \
+         while the node stood still, or start once with --accept-loss to set the store aside in {dir}/quarantine and go \
+         on with an empty one; mail that only this node held is then lost, and it needs a new invitation (waypost join) \
+         to be a member again", dir = .dir.display()
+    )]
+    Damaged {
+        /// Where.
+        dir: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// What a node's owner takes upon himself with a data directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Terms {
+    /// Any file system will do.
+    pub force: bool,
+    /// A store that is gone or does not open is replaced by an empty one.
+    pub accept_loss: bool,
 }
 
 /// A data directory this process has to itself, until dropped.

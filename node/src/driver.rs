@@ -25,7 +25,7 @@ use crate::clock::Clock;
 pub const ROUND_INPUTS: u64 = 1024;
 
 /// Bytes of mail in one round at most, give or take the last input: what a round holds in memory.
-pub const ROUND_BYTES: usize = 8 << 20;
+pub const ROUND_BYTES: usize = 4 << 20;
 
 /// With this the process ends after a failure; whoever started it is to start it again (`EX_TEMPFAIL`, sysexits.h).
 pub const EXIT_FAILED: i32 = 75;

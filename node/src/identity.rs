@@ -30,8 +30,8 @@ pub enum IdentityError {
         /// What the system said.
         source: io::Error,
     },
-    /// Others could have read the key.
-    #[error("the key {} can be read by others (mode {mode:03o}): make it private with `chmod 600`", path.display())]
+    /// Others could have read the key, or the token.
+    #[error("{path} can be read by others (mode {mode:03o}), and it holds a secret: type `chmod 600 {path}`", path = path.display())]
     Exposed {
         /// Which file.
         path: PathBuf,
@@ -77,11 +77,7 @@ pub fn prepare(data: &Path) -> Result<(), IdentityError> {
 /// It cannot be read, is not a key, or can be read by others.
 pub fn load(data: &Path) -> Result<Option<NodeKey>, IdentityError> {
     let path = data.join(KEY);
-    let Some(file) = open(&path)? else { return Ok(None) };
-    let mode = file.metadata().map_err(failed("look at", &path))?.mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(IdentityError::Exposed { path, mode });
-    }
+    let Some(file) = open_secret(&path)? else { return Ok(None) };
     let content = Zeroizing::new(read(&file, &path)?);
     let damaged = || IdentityError::Damaged { path: path.clone(), hint: "it holds the node's key, 68 bytes" };
     decode_key(&content).map(Some).ok_or_else(damaged)
@@ -118,11 +114,20 @@ pub fn network(data: &Path) -> Result<Option<NetworkId>, IdentityError> {
     network.map(Some).ok_or(IdentityError::Damaged { path, hint: "it holds the network's id, one line of base58" })
 }
 
-/// Stores the network the node belongs to.
+/// Whether the node has been a member before: it has a network, and no invitation that is still to be used.
+#[must_use]
+pub fn has_been_member(data: &Path) -> bool {
+    data.join(NETWORK).exists() && !data.join(INVITATION).exists()
+}
+
+/// Stores the network the node belongs to, unless it is stored: a start on a full disk writes no more than it must.
 ///
 /// # Errors
 /// It cannot be stored.
 pub fn set_network(data: &Path, network: NetworkId) -> Result<(), IdentityError> {
+    if self::network(data).is_ok_and(|stored| stored == Some(network)) {
+        return Ok(());
+    }
     write_whole(&data.join(NETWORK), format!("{network}\n").as_bytes())
 }
 
@@ -132,7 +137,7 @@ pub fn set_network(data: &Path, network: NetworkId) -> Result<(), IdentityError>
 /// The file cannot be read or is damaged.
 pub fn invitation(data: &Path) -> Result<Option<Token>, IdentityError> {
     let path = data.join(INVITATION);
-    let Some(file) = open(&path)? else { return Ok(None) };
+    let Some(file) = open_secret(&path)? else { return Ok(None) };
     let content = Zeroizing::new(read(&file, &path)?);
     let token = std::str::from_utf8(&content).ok().and_then(|text| Token::parse(text).ok());
     token.map(Some).ok_or(IdentityError::Damaged { path, hint: "or run `waypost join` again with the token" })
@@ -184,6 +189,16 @@ fn open(path: &Path) -> Result<Option<File>, IdentityError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed("open", path)(error)),
     }
+}
+
+/// Opens a file that only its owner may read.
+fn open_secret(path: &Path) -> Result<Option<File>, IdentityError> {
+    let Some(file) = open(path)? else { return Ok(None) };
+    let mode = file.metadata().map_err(failed("look at", path))?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(IdentityError::Exposed { path: path.to_owned(), mode });
+    }
+    Ok(Some(file))
 }
 
 fn read(file: &File, path: &Path) -> Result<Vec<u8>, IdentityError> {

@@ -2,6 +2,7 @@
 //! one another and meet only in the engine's inputs and effects.
 
 pub mod api;
+pub mod ballast;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -10,8 +11,12 @@ pub mod driver;
 pub mod identity;
 pub mod inputs;
 pub mod log;
+pub mod mark;
 pub mod net;
 pub mod node;
+pub mod quarantine;
+pub mod signals;
 pub mod store;
+pub mod systemd;
 #[cfg(test)]
 mod testing;

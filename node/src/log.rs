@@ -1,4 +1,5 @@
-//! What is written to standard error while a node runs. Libraries that speak of every packet are kept quiet.
+//! What is written to standard error while a node runs: one line an event, the keys of `ARCHITECTURE.md` everywhere.
+//! Libraries that speak of every packet are kept quiet.
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -6,8 +7,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::{LogConfig, LogFormat};
 
 /// Said before what the owner says, so that the owner can still ask for more of each.
-const QUIET: &str =
-    "libp2p=warn,yamux=warn,h2=warn,hyper=warn,tonic=warn,tower=warn,quinn=warn,netlink=warn,hickory=warn";
+const QUIET: &str = "libp2p=error,libp2p_mdns=error,libp2p_swarm=error,multistream_select=error,yamux=error,h2=warn,hyper=warn,\
+     tonic=warn,tower=warn,quinn=warn,netlink=warn,hickory=warn";
 
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +57,7 @@ mod tests {
 
     #[test]
     fn libraries_are_quiet_until_asked() {
-        assert!(filter("debug").unwrap().to_string().contains("libp2p=warn"));
+        assert!(filter("debug").unwrap().to_string().contains("libp2p=error"));
         assert!(filter("libp2p=trace").unwrap().to_string().contains("libp2p=trace"));
         assert!(filter("waypost=loudly").is_err());
     }

@@ -1,35 +1,47 @@
 //! A node: opens its parts, wires them, and takes them down again. The only place that knows all of them.
 
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng as _;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
-use waypost_core::engine::effect::Effect;
+use rustix::io::Errno;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+use waypost_core::engine::effect::{Accepted, Delivery, Effect, Reply};
 use waypost_core::engine::input::Input;
 use waypost_core::engine::{Engine, Identity};
 use waypost_core::id::NetworkId;
 use waypost_core::store::tx::commit;
-use waypost_core::trust::{NodeKey, Roster, found};
+use waypost_core::trust::{NodeKey, Proofs, Roster, found};
 use waypost_proto::hop;
 
 use crate::api::{self, Api, NodeInfo};
+use crate::ballast::Ballast;
 use crate::clock::Clock;
 use crate::config::RunConfig;
-use crate::disk::OpenError;
+use crate::disk::{OpenError, Terms};
 use crate::driver::{self, DriverHandle, EXIT_FAILED, Outlets};
 use crate::identity;
 use crate::inputs::Inputs;
 use crate::net::{self, Net};
+use crate::quarantine;
+use crate::signals::Signals;
 use crate::store::{RocksKv, Upkeep};
+use crate::systemd;
 
 /// Unix milliseconds before which no credible clock is: 2026-11-22.
 const BUILD_MS: u64 = 1_795_305_600_000;
 /// How often deletions that lie in memory are brought to disk, so that their space comes back.
 const UPKEEP: Duration = Duration::from_secs(30);
+/// On a disk with little room deletions are brought to it every so many measures.
+const LOOKS_PER_UPKEEP: u64 = 5;
+/// How often the free space of the disk is measured.
+const SPACE: Duration = Duration::from_secs(1);
+/// How long a node that was told to stop may take; less than a service manager waits before it kills.
+const STOP: Duration = Duration::from_secs(9);
 
 /// Why a node ended or never began, with the exit code that says so.
 #[derive(Debug, thiserror::Error)]
@@ -76,13 +88,17 @@ struct Standing {
 /// It could not start, or had to stop.
 pub async fn run(config: RunConfig) -> Result<(), RunError> {
     let started = Instant::now();
-    let mut kv = open_store(&config.data, config.force)?;
+    let signals = Signals::listen().map_err(RunError::failed)?;
+    let mut kv = open_store(&config)?;
+    let ballast = Ballast::of(&config.data, config.reserve_bytes);
     let clock = Clock::new().map_err(RunError::failed)?;
     let upkeep = kv.upkeep();
     let own = own_identity(&config.data, &kv, clock)?;
     let (join, addresses) = (own.join.clone(), own.addresses.clone());
-    let (network, key_seed) = (own.network, *own.key.seed());
-    let identity = Identity { key: own.key, network, chain: own.chain, seed: random_seed()? };
+    let (node, network, key_seed) = (own.key.id(), own.network, *own.key.seed());
+    let proofs = Arc::<Proofs>::default();
+    let identity =
+        Identity { key: own.key, network, chain: own.chain, proofs: Arc::clone(&proofs), seed: random_seed()? };
     let mut policy = config.policy();
     policy.build_ms = BUILD_MS;
     let (engine, outcome) = Engine::recover(identity, policy, &kv, clock.now()).map_err(RunError::configuration)?;
@@ -93,10 +109,14 @@ pub async fn run(config: RunConfig) -> Result<(), RunError> {
     }
 
     let (inputs, receiver) = Inputs::new();
-    let info = NodeInfo { version: env!("CARGO_PKG_VERSION").to_owned(), started, space: space_of(&upkeep) };
-    let api = api::start(config.socket.clone(), inputs.clone(), info).map_err(RunError::configuration)?;
+    // First of all: on a full disk nothing may be accepted, however early it comes (rule DISK-3).
+    if let Some(input) = space_now(&ballast) {
+        inputs.try_push(input).map_err(|_| RunError::failed("the engine is not there"))?;
+    }
+    let info = node_info(&config, started, &upkeep);
+    let api = api::start(&config.socket, inputs.clone(), info).map_err(RunError::configuration)?;
     let net_config = net_config(&config, key_seed, network, &addresses, &engine)?;
-    let roster = Arc::new(Mutex::new(Roster::new(network)));
+    let roster = Arc::new(Mutex::new(Roster::trusting(network, proofs)));
     let own_hello = engine.own_hello().clone();
     let net = net::start(net_config, own_hello, roster, join, inputs.clone())
         .await
@@ -107,21 +127,59 @@ pub async fn run(config: RunConfig) -> Result<(), RunError> {
         .map_err(|_| RunError::failed("the engine is not there"))?;
 
     let (stop, mut stopped) = mpsc::channel(1);
+    let watching = inputs.clone();
     let outlets = Wiring { net: net.clone(), api: api.clone(), inputs, stop, data: config.data.clone() };
     let driver = driver::spawn(engine, Box::new(kv), receiver, outlets, clock, |_| std::process::exit(EXIT_FAILED))
         .map_err(RunError::failed)?;
-    let keeping = tokio::spawn(keep_up(upkeep));
-    let ended = wait_for_the_end(&mut stopped).await;
-    keeping.abort();
+    let low = Arc::new(Notify::new());
+    let keeping = [
+        tokio::spawn(keep_up(upkeep, Arc::clone(&low))),
+        tokio::spawn(watch_space(ballast, watching, low)),
+        tokio::spawn(systemd::feed_watchdog(driver.counters(), clock)),
+    ];
+    let (data, socket) = (config.data.display(), config.socket.path.display());
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(%node, name = config.name, %network, %data, %socket, version, "running");
+    systemd::ready(&format!("{node} serves {socket}"));
+    let ended = wait_for_the_end(&signals, &mut stopped).await;
+    systemd::stopping();
+    keeping.iter().for_each(JoinHandle::abort);
     shut_down(api, net, driver).await;
     ended
 }
 
-fn open_store(data: &Path, force: bool) -> Result<RocksKv, RunError> {
-    RocksKv::open(data, force).map_err(|error| match error {
-        OpenError::InUse(_) | OpenError::Unfit { .. } => RunError::configuration(error),
-        other => RunError { code: 1, message: other.to_string() },
+fn open_store(config: &RunConfig) -> Result<RocksKv, RunError> {
+    if config.data.exists() && !config.data.is_dir() {
+        let message = format!(
+            "{} is a file: name a directory with --data, one that does not exist is made",
+            config.data.display()
+        );
+        return Err(RunError::configuration(message));
+    }
+    let terms = Terms { force: config.force, accept_loss: config.accept_loss };
+    RocksKv::open(&config.data, terms).map_err(|error| match error {
+        // It may pass: whoever started the node is to start it again.
+        OpenError::Database { .. } => RunError { code: 75, message: error.to_string() },
+        OpenError::Directory { ref source, .. } if may_pass(source) => {
+            RunError { code: 75, message: error.to_string() }
+        }
+        OpenError::Directory { .. }
+        | OpenError::InUse(_)
+        | OpenError::Unfit { .. }
+        | OpenError::Gone(_)
+        | OpenError::Damaged { .. } => RunError::configuration(error),
     })
+}
+
+/// A disk that is full or does not answer may do better later.
+fn may_pass(error: &io::Error) -> bool {
+    let failing = [Errno::NOSPC, Errno::DQUOT, Errno::IO];
+    failing.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+fn node_info(config: &RunConfig, started: Instant, upkeep: &Upkeep) -> NodeInfo {
+    let damage = quarantine::last_loss(&config.data);
+    NodeInfo { version: env!("CARGO_PKG_VERSION").to_owned(), started, space: space_of(upkeep), damage }
 }
 
 fn random_seed() -> Result<[u8; 32], RunError> {
@@ -177,7 +235,15 @@ fn net_config(
         crate::config::Dial::Any => net::Dial::Any,
     };
     let known_peers = engine.own_hello().known_peers.clone();
-    Ok(net::Config { key_seed, network, listen: parse("--listen", &config.listen)?, peers, dial, known_peers })
+    Ok(net::Config {
+        key_seed,
+        network,
+        listen: parse("--listen", &config.listen)?,
+        peers,
+        dial,
+        known_peers,
+        mdns: config.mdns,
+    })
 }
 
 fn space_of(upkeep: &Upkeep) -> api::Space {
@@ -185,20 +251,52 @@ fn space_of(upkeep: &Upkeep) -> api::Space {
     Arc::new(move || (upkeep.bytes_on_disk().unwrap_or(0), upkeep.free_bytes().unwrap_or(0)))
 }
 
-/// Brings space back, now and then.
-async fn keep_up(upkeep: Upkeep) {
+/// Brings space back, now and then, and sooner when there is little.
+async fn keep_up(upkeep: Upkeep, low: Arc<Notify>) {
     let mut ticks = tokio::time::interval(UPKEEP);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = low.notified() => {}
+        }
         let upkeep = upkeep.clone();
         let _ = tokio::task::spawn_blocking(move || {
             if let Err(error) = upkeep.free_deleted() {
-                tracing::warn!("space could not be brought back: {error}");
+                tracing::warn!(why = %error, "space could not be brought back");
             }
         })
         .await;
     }
+}
+
+/// Tells the engine what room the disk has, and whoever frees space that there is little.
+async fn watch_space(ballast: Ballast, inputs: Inputs, low: Arc<Notify>) {
+    let mut ticks = tokio::time::interval(SPACE);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    for look in 0u64.. {
+        ticks.tick().await;
+        let ballast = ballast.clone();
+        let looked = tokio::task::spawn_blocking(move || space_now(&ballast));
+        let Ok(Some(input)) = looked.await else { continue };
+        if let Input::SpaceChanged { free_bytes, reserve_bytes } = input
+            && free_bytes < reserve_bytes
+            && look % LOOKS_PER_UPKEEP == 0
+        {
+            low.notify_one();
+        }
+        if inputs.push(input).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Measures what the engine should know. What cannot be measured changes nothing.
+fn space_now(ballast: &Ballast) -> Option<Input> {
+    let measured = ballast.look();
+    let room =
+        measured.inspect_err(|error| tracing::warn!("the disk's free space cannot be measured: {error}")).ok()?;
+    Some(Input::SpaceChanged { free_bytes: room.free, reserve_bytes: room.reserve })
 }
 
 /// Where effects go. Nothing here waits: it runs on the engine's thread.
@@ -216,40 +314,71 @@ impl Outlets for Wiring {
             Effect::Certify { .. } => {
                 // Membership is on disk; the token is a risk without a use.
                 if let Err(error) = identity::forget_invitation(&self.data) {
-                    tracing::warn!("{error}");
+                    tracing::warn!(why = %error, "the invitation could not be removed");
                 }
                 self.net.carry_out(effect);
             }
-            Effect::Send { .. } | Effect::Disconnect { .. } => self.net.carry_out(effect),
-            Effect::Reply { request, reply } => self.inputs.answer(request, reply),
+            Effect::RaiseAlarm { why } => tracing::error!("alarm: {why}"),
+            Effect::Send { .. } | Effect::Disconnect { .. } | Effect::Renew { .. } => self.net.carry_out(effect),
+            Effect::Reply { request, reply } => {
+                note_acceptance(&reply);
+                self.inputs.answer(request, reply);
+            }
             Effect::Stop { why } => {
                 let _ = self.stop.try_send(why);
             }
-            Effect::Deliver { .. }
-            | Effect::BodyPart { .. }
-            | Effect::Settled { .. }
-            | Effect::EndConsumer { .. }
-            | Effect::Staged { .. } => self.api.carry_out(effect),
+            Effect::Deliver { ref deliveries, .. } => {
+                note_deliveries(deliveries);
+                self.api.carry_out(effect);
+            }
+            Effect::BodyPart { .. } | Effect::Settled { .. } | Effect::EndConsumer { .. } | Effect::Staged { .. } => {
+                self.api.carry_out(effect)
+            }
         }
     }
 }
 
+fn note_acceptance(reply: &Reply) {
+    if let Reply::Accepted(accepted) = reply {
+        for Accepted { id, to, .. } in accepted {
+            tracing::debug!(%id, peer = %to, "accepted");
+        }
+    }
+}
+
+fn note_deliveries(deliveries: &[Delivery]) {
+    for Delivery { id, from, size, deliveries, .. } in deliveries {
+        tracing::debug!(%id, peer = %from, bytes = size, deliveries, "handed to a consumer");
+    }
+}
+
 /// Waits for a signal, or for the engine to say that this node may not go on.
-async fn wait_for_the_end(stopped: &mut mpsc::Receiver<String>) -> Result<(), RunError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::failed)?;
+async fn wait_for_the_end(signals: &Signals, stopped: &mut mpsc::Receiver<String>) -> Result<(), RunError> {
     tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        () = signals.told() => Ok(()),
         Some(why) = stopped.recv() => Err(RunError::configuration(why)),
     }
 }
 
-/// Applications first, then neighbours, then the engine with what is queued.
+/// Applications first, then neighbours, then the engine with what is queued. A disk that does not answer is not waited
+/// for: what it has not taken was not acknowledged either.
 async fn shut_down(api: Api, net: Net, driver: DriverHandle) {
+    let began = Instant::now();
     tracing::info!("stopping");
-    api.stop().await;
-    net.stop().await;
-    driver.stop();
-    let _ = tokio::task::spawn_blocking(move || driver.join()).await;
+    let all = async {
+        api.stop().await;
+        net.stop().await;
+        driver.stop();
+        let _ = tokio::task::spawn_blocking(move || driver.join()).await;
+    };
+    let is_late = tokio::time::timeout(STOP, all).await.is_err();
+    let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    if is_late {
+        tracing::error!(
+            ms,
+            "the disk does not take what is queued; ending all the same, nothing of it was acknowledged"
+        );
+        std::process::exit(EXIT_FAILED);
+    }
+    tracing::info!(ms, "stopped");
 }

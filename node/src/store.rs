@@ -1,5 +1,6 @@
 //! The engine's store on RocksDB: the only file that names it. One batch, one synced write (rule STORE-1); after the
-//! first failure nothing is written any more (rule STORE-3). What the rows mean is not known here.
+//! first failure nothing is written any more (rule STORE-3); a log that lost synced writes is noticed when it is opened
+//! (rules DISK-1, DISK-2). What the rows mean is not known here.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,24 +8,35 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use rocksdb::{
-    BlockBasedOptions, Cache, ChecksumType, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    DBRecoveryMode, DEFAULT_COLUMN_FAMILY_NAME, FlushOptions, Options, ReadOptions, WriteBatch, WriteOptions,
-    properties,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ChecksumType, ColumnFamily, ColumnFamilyDescriptor, DB,
+    DBCompressionType, DBRecoveryMode, DEFAULT_COLUMN_FAMILY_NAME, ErrorKind, FlushOptions, Options, ReadOptions,
+    WriteBatch, WriteOptions, properties,
 };
 use waypost_core::store::kv::{Batch, Kv, Pair, StoreError, Table};
 
-use crate::disk::{self, DataDirectory, OpenError};
+use crate::ballast::Ballast;
+use crate::disk::{self, DataDirectory, OpenError, Terms};
+use crate::identity;
+use crate::mark::{Found, Mark};
+use crate::quarantine::Holding;
 
 /// Where in the data directory the database lies.
 const PLACE: &str = "store";
+
+/// The file in it that names the newest description of the database: without it there is none.
+const CURRENT: &str = "CURRENT";
 
 /// The column family of big values, so that compacting small rows does not carry them along.
 const BODIES: &str = "bodies";
 
 const MIB: usize = 1 << 20;
 
-/// Memory for writes not yet in table files, both column families together.
-const MEMTABLES: usize = 40 * MIB;
+/// Memory for writes not yet in table files, both column families together: all their memtables, also those that are being
+/// written out. A bound of the database's own would count only those that are not.
+const MEMTABLES: usize = 5 * MEMTABLE;
+
+/// One of them.
+const MEMTABLE: usize = 8 * MIB;
 
 /// Memory for what was read, filters and indexes included.
 const BLOCK_CACHE: usize = 24 * MIB;
@@ -47,24 +59,27 @@ struct Opened {
 pub struct RocksKv {
     opened: Arc<Opened>,
     synced: WriteOptions,
+    mark: Mark,
     /// Why nothing may be written any more.
     latch: Option<String>,
 }
 
 impl RocksKv {
-    /// Opens the store of a data directory and makes both if they are not there. `force` takes any file system.
+    /// Opens the store of a data directory and makes both if neither was ever there. What a power cut tore off the end
+    /// of the log is dropped; what else is missing is kept in quarantine, and the log says so.
     ///
     /// # Errors
-    /// When another node has it, when mail would not last there, or when it does not open.
-    pub fn open(dir: &Path, force: bool) -> Result<Self, OpenError> {
-        let directory = DataDirectory::claim(dir, force)?;
-        let place = dir.join(PLACE);
-        disk::make_directory(&place).map_err(|source| OpenError::Directory { dir: dir.to_owned(), source })?;
-        let db = open_database(&place)
-            .map_err(|error| OpenError::Database { dir: dir.to_owned(), why: error.into_string() })?;
+    /// When another node has the directory, when mail would not last there, or when the store is gone or does not open.
+    pub fn open(dir: &Path, terms: Terms) -> Result<Self, OpenError> {
+        let directory = DataDirectory::claim(dir, terms.force)?;
+        Ballast::of(dir, None).make_room_to_start();
+        let refused = |source| OpenError::Directory { dir: dir.to_owned(), source };
+        let (mut mark, marked) = Mark::open(dir).map_err(refused)?;
+        let db = Opening { dir, place: dir.join(PLACE), marked, terms }.open()?;
+        mark.set(db.latest_sequence_number()).map_err(refused)?;
         let mut synced = WriteOptions::default();
         synced.set_sync(true);
-        Ok(Self { opened: Arc::new(Opened { db, directory }), synced, latch: None })
+        Ok(Self { opened: Arc::new(Opened { db, directory }), synced, mark, latch: None })
     }
 
     /// What to look after the store with while the engine's thread has it.
@@ -90,6 +105,125 @@ impl RocksKv {
         }
         self.opened.db.write_opt(writes, &self.synced).map_err(failed)
     }
+
+    /// Rule DISK-1: after the log's sync, so that the mark is never ahead of a sound log; before the commit returns, so
+    /// that no claim ever leaves for a write whose loss would go unnoticed.
+    fn mark(&mut self) -> Result<(), StoreError> {
+        let marked = self.mark.set(self.opened.db.latest_sequence_number());
+        marked.map_err(|error| StoreError::Failed(format!("the commit mark cannot be written: {error}")))
+    }
+}
+
+/// The way from a data directory to its open database (rule DISK-2).
+struct Opening<'a> {
+    dir: &'a Path,
+    place: PathBuf,
+    marked: Found,
+    terms: Terms,
+}
+
+impl Opening<'_> {
+    fn open(&self) -> Result<DB, OpenError> {
+        let is_there = self.place.join(CURRENT).exists();
+        if !is_there && self.was_here() && !self.terms.accept_loss {
+            return Err(OpenError::Gone(self.dir.to_owned()));
+        }
+        disk::make_directory(&self.place).map_err(|source| self.refused(source))?;
+        let holding = Holding::of(self.dir, &self.place).map_err(|source| self.refused(source))?;
+        if !is_there && self.was_here() {
+            // What is left of it would be cleared away by the new one.
+            holding.take(&self.place).map_err(|source| self.refused(source))?;
+            disk::make_directory(&self.place).map_err(|source| self.refused(source))?;
+        }
+        let (db, torn) = match self.recover(is_there) {
+            Err(error @ OpenError::Damaged { .. }) if self.terms.accept_loss => {
+                tracing::error!(why = %error, "the store does not open");
+                (self.replace(&holding)?, None)
+            }
+            Err(error) => {
+                // What was held is still in the store.
+                let _ = holding.release();
+                return Err(error);
+            }
+            Ok(recovered) => recovered,
+        };
+        self.compare(&db, torn, holding)?;
+        Ok(db)
+    }
+
+    /// Whether there was a database: a mark was set, or the node has been a member, whose certificate lies in one.
+    fn was_here(&self) -> bool {
+        self.marked != Found::Nothing || identity::has_been_member(self.dir)
+    }
+
+    /// Strictly first, so that damage is seen; then up to the first damaged record, and what was wrong there.
+    fn recover(&self, is_there: bool) -> Result<(DB, Option<String>), OpenError> {
+        let strict = match open_database(&self.place, DBRecoveryMode::AbsoluteConsistency, !is_there) {
+            Ok(db) => return Ok((db, None)),
+            Err(error) => error,
+        };
+        if strict.kind() != ErrorKind::Corruption {
+            return Err(self.broken(strict));
+        }
+        let db = open_database(&self.place, DBRecoveryMode::PointInTime, false).map_err(|error| self.broken(error))?;
+        Ok((db, Some(strict.into_string())))
+    }
+
+    /// A file that is not there will not come back by itself; a disk that is full or does not answer may.
+    fn broken(&self, error: rocksdb::Error) -> OpenError {
+        let (dir, kind, why) = (self.dir.to_owned(), error.kind(), error.into_string());
+        let passes = match kind {
+            ErrorKind::IOError => !why.contains("No such file"),
+            ErrorKind::Busy | ErrorKind::TryAgain | ErrorKind::TimedOut | ErrorKind::Aborted => true,
+            _ => false,
+        };
+        if passes { OpenError::Database { dir, why } } else { OpenError::Damaged { dir, why } }
+    }
+
+    fn replace(&self, holding: &Holding) -> Result<DB, OpenError> {
+        holding.take(&self.place).map_err(|source| self.refused(source))?;
+        disk::make_directory(&self.place).map_err(|source| self.refused(source))?;
+        let opened = open_database(&self.place, DBRecoveryMode::AbsoluteConsistency, true);
+        opened.map_err(|error| self.broken(error))
+    }
+
+    /// Rule DISK-1: a log ahead of the mark is a torn tail nobody was told of; a mark ahead of the log is lost mail.
+    fn compare(&self, db: &DB, torn: Option<String>, holding: Holding) -> Result<(), OpenError> {
+        let found = db.latest_sequence_number();
+        let words = match self.marked {
+            Found::Synced(marked) if found < marked => {
+                let why = torn.as_deref().unwrap_or("its files were cut short, replaced or rolled back");
+                format!(
+                    "the store lost {} synced writes: {marked} were written, {found} are there ({why})",
+                    marked - found
+                )
+            }
+            Found::Damaged => {
+                format!("the commit mark was damaged: whether the store lost writes cannot be told, {found} are there")
+            }
+            Found::Nothing if self.was_here() && found == 0 => {
+                "the store was gone; an empty one took its place".to_owned()
+            }
+            _ => {
+                if let Some(why) = torn {
+                    tracing::info!(why, "the end of the log was torn and dropped; nobody was told of what was in it");
+                }
+                return holding.release().map_err(|source| self.refused(source));
+            }
+        };
+        let kept = holding.keep(&words).map_err(|source| self.refused(source))?;
+        tracing::error!(
+            why = words,
+            file = %kept.display(),
+            "the store lost writes; the damaged files are kept. Neighbours will offer again what they still hold; mail \
+             that only this node held may be lost"
+        );
+        Ok(())
+    }
+
+    fn refused(&self, source: io::Error) -> OpenError {
+        OpenError::Directory { dir: self.dir.to_owned(), source }
+    }
 }
 
 impl Opened {
@@ -101,7 +235,12 @@ impl Opened {
 
 impl Kv for RocksKv {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        let found = self.opened.db.get_cf(self.opened.family(table)?, on_disk(table, key)).map_err(failed)?;
+        let unread = |error: rocksdb::Error| match (table, error.kind()) {
+            // One message's loss, not the node's (rule DAMAGE-1).
+            (Table::Body, ErrorKind::Corruption) => StoreError::Damaged { table, why: error.into_string() },
+            _ => failed(error),
+        };
+        let found = self.opened.db.get_cf(self.opened.family(table)?, on_disk(table, key)).map_err(unread)?;
         Ok(found.map(Bytes::from))
     }
 
@@ -133,7 +272,7 @@ impl Kv for RocksKv {
         if batch.is_empty() {
             return Ok(());
         }
-        let done = self.write(batch);
+        let done = self.write(batch).and_then(|()| self.mark());
         // Whether a failed write is on disk only the next start can tell: to write on could make half of it true.
         self.latch = done.as_ref().err().map(ToString::to_string);
         done
@@ -207,18 +346,20 @@ fn on_disk(table: Table, key: &[u8]) -> Vec<u8> {
     whole
 }
 
-fn open_database(place: &Path) -> Result<DB, rocksdb::Error> {
+fn open_database(place: &Path, recovery: DBRecoveryMode, create: bool) -> Result<DB, rocksdb::Error> {
     let cache = Cache::new_lru_cache(BLOCK_CACHE);
     let families = [
         ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, family_options(&cache, 2)?),
         ColumnFamilyDescriptor::new(BODIES, family_options(&cache, 3)?),
     ];
-    DB::open_cf_descriptors(&database_options()?, place, families)
+    let mut options = database_options()?;
+    options.set_wal_recovery_mode(recovery);
+    options.create_if_missing(create);
+    DB::open_cf_descriptors(&options, place, families)
 }
 
 fn database_options() -> Result<Options, rocksdb::Error> {
     let mut options = Options::default().get_options_from_string(STRICTER)?;
-    options.create_if_missing(true);
     options.create_missing_column_families(true);
     durable_log(&mut options);
     options.set_paranoid_checks(true);
@@ -233,19 +374,17 @@ fn database_options() -> Result<Options, rocksdb::Error> {
     Ok(options)
 }
 
-/// The log of writes is what a commit rests on (rule STORE-1): synced with each batch, never reused, and followed to
-/// its first damaged record at a start, which is the torn tail of a write that nobody was told of.
+/// The log of writes is what a commit rests on (rule STORE-1): synced with each batch and never reused.
 fn durable_log(options: &mut Options) {
     options.set_manual_wal_flush(false);
     options.set_recycle_log_file_num(0);
-    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_max_total_wal_size(LOG_BYTES);
 }
 
 fn family_options(cache: &Cache, memtables: i32) -> Result<Options, rocksdb::Error> {
     let mut options = Options::default().get_options_from_string(STRICTER)?;
-    options.set_write_buffer_size(16 * MIB);
+    options.set_write_buffer_size(MEMTABLE);
     options.set_max_write_buffer_number(memtables);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_block_based_table_factory(&table_options(cache));
@@ -263,6 +402,11 @@ fn table_options(cache: &Cache) -> BlockBasedOptions {
     options.set_block_cache(cache);
     options.set_cache_index_and_filter_blocks(true);
     options.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    // In small parts: the filter of a whole file of small rows is larger than a shard of the cache, and then each look-up
+    // reads all of it from disk again.
+    options.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    options.set_partition_filters(true);
+    options.set_pin_top_level_index_and_filter(true);
     options.set_bloom_filter(10.0, false);
     options
 }

@@ -5,10 +5,31 @@ use std::fs::{self, OpenOptions};
 use waypost_core::store::conformance;
 
 use super::*;
+use crate::quarantine;
 use crate::testing::until;
 
+const FORCED: Terms = Terms { force: true, accept_loss: false };
+
 fn open(dir: &Path) -> RocksKv {
-    RocksKv::open(dir, true).unwrap()
+    RocksKv::open(dir, FORCED).unwrap()
+}
+
+fn refused(dir: &Path) -> OpenError {
+    match RocksKv::open(dir, FORCED) {
+        Err(error) => error,
+        Ok(_) => panic!("it opened"),
+    }
+}
+
+/// A store with ten messages of 100 and ten of 5,000 bytes, closed; gives its newest log.
+fn filled(dir: &Path) -> PathBuf {
+    let mut kv = open(dir);
+    for key in 0..10 {
+        put(&mut kv, Table::Meta, key, vec![key; 100]);
+        put(&mut kv, Table::Body, key, vec![key; 5000]);
+    }
+    drop(kv);
+    newest_log(&dir.join(PLACE))
 }
 
 fn put(kv: &mut RocksKv, table: Table, key: u8, value: Vec<u8>) {
@@ -45,26 +66,22 @@ fn keys_on_disk_begin_with_the_tables_number() {
 fn a_second_node_is_told_who_is_in_the_way() {
     let dir = tempfile::tempdir().unwrap();
     let kv = open(dir.path());
-    assert!(matches!(RocksKv::open(dir.path(), true), Err(OpenError::InUse(place)) if place == dir.path()));
+    assert!(matches!(RocksKv::open(dir.path(), FORCED), Err(OpenError::InUse(place)) if place == dir.path()));
     let upkeep = kv.upkeep();
     drop(kv);
     let _again = open(dir.path());
     assert!(upkeep.free_bytes().is_err(), "what looks after a store does not keep it open");
 }
 
-/// STORE-1: what a crash tears off the end of the log is the last write and nothing else.
+/// STORE-1, DISK-2: what a crash tears off the end of the log, before the mark, is the last write and nothing else.
 #[test]
 fn a_torn_log_loses_its_tail_only() {
     let dir = tempfile::tempdir().unwrap();
-    let mut kv = open(dir.path());
-    for key in 0..10 {
-        put(&mut kv, Table::Meta, key, vec![key; 100]);
-        put(&mut kv, Table::Body, key, vec![key; 5000]);
-    }
-    let before = kv.sequence();
-    drop(kv);
-    let log = OpenOptions::new().write(true).open(newest_log(&dir.path().join(PLACE))).unwrap();
-    log.set_len(log.metadata().unwrap().len() - 3).unwrap();
+    let log = filled(dir.path());
+    let before = open_mark(dir.path());
+    // The last write was torn while it was synced: its mark was never set.
+    Mark::open(dir.path()).unwrap().0.set(before - 1).unwrap();
+    cut(&log, 3);
     let kv = open(dir.path());
     for key in 0..10 {
         assert_eq!(kv.get(Table::Meta, &[key]).unwrap(), Some(Bytes::from(vec![key; 100])));
@@ -72,6 +89,147 @@ fn a_torn_log_loses_its_tail_only() {
         assert_eq!(kv.get(Table::Body, &[key]).unwrap(), body, "body {key}");
     }
     assert!(kv.sequence() < before, "a lost write shows in the count");
+    assert!(!dir.path().join("quarantine").exists(), "nobody was told of it: nothing is lost");
+}
+
+fn open_mark(dir: &Path) -> u64 {
+    match Mark::open(dir).unwrap().1 {
+        Found::Synced(sequence) => sequence,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn cut(file: &Path, bytes: u64) {
+    let file = OpenOptions::new().write(true).open(file).unwrap();
+    file.set_len(file.metadata().unwrap().len() - bytes).unwrap();
+}
+
+/// DISK-1: the loss of a synced write is said with its numbers, wherever the log was damaged, and the log is kept.
+#[test]
+fn a_log_behind_its_mark_is_told_and_kept() {
+    type Damage = fn(&Path);
+    let flip: Damage = |log| {
+        let mut bytes = fs::read(log).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(log, bytes).unwrap();
+    };
+    let torn: Damage = |log| cut(log, 3);
+    let emptied: Damage = |log| cut(log, fs::metadata(log).unwrap().len());
+    for (damage, least, most) in [(torn, 1, 1), (flip, 5, 15), (emptied, 20, 20)] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = filled(dir.path());
+        let marked = open_mark(dir.path());
+        damage(&log);
+        let damaged = fs::read(&log).unwrap();
+        let kv = open(dir.path());
+        let lost = marked - kv.sequence();
+        assert!((least..=most).contains(&lost), "{lost} of {marked}");
+        let told = quarantine::last_loss(dir.path()).unwrap();
+        let numbers = format!("lost {lost} synced writes: {marked} were written, {} are there", kv.sequence());
+        assert!(told.contains(&numbers), "{told}");
+        let kept = dir.path().join("quarantine/1").join(log.file_name().unwrap());
+        assert_eq!(fs::read(kept).unwrap(), damaged);
+        drop(kv);
+        drop(open(dir.path()));
+        assert!(!dir.path().join("quarantine/2").exists(), "told once");
+    }
+}
+
+/// DISK-1: each commit is marked before it returns.
+#[test]
+fn a_commit_is_marked() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut kv = open(dir.path());
+    for key in 0..3 {
+        put(&mut kv, Table::Meta, key, vec![1]);
+        assert_eq!(open_mark(dir.path()), kv.sequence());
+    }
+}
+
+/// DISK-1, STORE-3: a commit whose mark fails is indeterminate like any other failure.
+#[test]
+fn a_mark_that_fails_is_a_failed_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut kv = open(dir.path());
+    kv.mark = Mark::read_only(dir.path());
+    let failed = kv.commit(Batch::from([((Table::Meta, vec![1]), Some(Bytes::new()))])).unwrap_err();
+    assert!(failed.to_string().contains("commit mark"), "{failed}");
+    assert!(kv.commit(Batch::new()).is_err());
+}
+
+/// DISK-2: a database of which something is missing is refused with what to do, and left as it is; never an empty one
+/// in its place. With leave it is set aside whole.
+#[test]
+fn a_store_with_a_missing_part_is_refused_and_never_emptied() {
+    for part in ["CURRENT", "MANIFEST", ".sst", ""] {
+        let dir = tempfile::tempdir().unwrap();
+        filled(dir.path());
+        // Opening writes the log into tables.
+        drop(open(dir.path()));
+        let place = dir.path().join(PLACE);
+        if part.is_empty() {
+            fs::remove_dir_all(&place).unwrap();
+        } else {
+            let files = fs::read_dir(&place).unwrap().map(|entry| entry.unwrap().path());
+            let part = files.filter(|path| path.to_string_lossy().contains(part)).max().unwrap();
+            fs::remove_file(part).unwrap();
+        }
+        for _ in 0..2 {
+            let error = refused(dir.path());
+            assert!(matches!(error, OpenError::Gone(_) | OpenError::Damaged { .. }), "{part}: {error}");
+            assert!(error.to_string().contains("--accept-loss"), "{error}");
+        }
+        assert_eq!(quarantine::last_loss(dir.path()), None);
+        let left = fs::read_dir(&place).map_or(0, Iterator::count);
+        let kv = RocksKv::open(dir.path(), Terms { accept_loss: true, ..FORCED }).unwrap();
+        assert_eq!(kv.get(Table::Meta, &[1]).unwrap(), None);
+        let told = quarantine::last_loss(dir.path()).unwrap();
+        assert!(told.contains("lost 20 synced writes"), "{told}");
+        let kept = fs::read_dir(dir.path().join("quarantine/1/store-1")).map_or(0, Iterator::count);
+        assert!(kept >= left, "{kept} of {left} files of {part:?}");
+        drop(kv);
+        drop(open(dir.path()));
+    }
+}
+
+/// DISK-1: without a readable mark nothing is known, and that is said too.
+#[test]
+fn a_damaged_mark_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    fs::write(dir.path().join("mark"), "rot").unwrap();
+    let kv = open(dir.path());
+    assert_eq!(kv.get(Table::Meta, &[9]).unwrap(), Some(Bytes::from(vec![9; 100])));
+    let told = quarantine::last_loss(dir.path()).unwrap();
+    assert!(told.starts_with("the commit mark was damaged"), "{told}");
+    drop(kv);
+    drop(open(dir.path()));
+    assert!(!dir.path().join("quarantine/2").exists(), "told once");
+}
+
+/// DISK-2: a member without a store is refused even when its mark is gone too; one that has never run is not.
+#[test]
+fn who_was_a_member_had_a_store() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("network"), "n").unwrap();
+    assert!(matches!(refused(dir.path()), OpenError::Gone(_)));
+    fs::write(dir.path().join("invitation"), "i").unwrap();
+    drop(open(dir.path()));
+}
+
+/// DISK-2: a disk that fails may work later; that is no reason to give anything up.
+#[test]
+fn a_failing_disk_is_told_from_a_damaged_store() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    // Where the database wants a file there is a folder.
+    let place = dir.path().join(PLACE);
+    fs::remove_file(place.join("LOCK")).unwrap();
+    fs::create_dir(place.join("LOCK")).unwrap();
+    assert!(matches!(refused(dir.path()), OpenError::Database { .. }));
+    fs::remove_dir(place.join("LOCK")).unwrap();
+    drop(open(dir.path()));
 }
 
 fn newest_log(place: &Path) -> PathBuf {
@@ -120,7 +278,7 @@ fn the_settings_are_in_force() {
     let text = fs::read_to_string(newest).unwrap();
     for (setting, count) in [
         ("manual_wal_flush=false", 1),
-        ("wal_recovery_mode=kPointInTimeRecovery", 1),
+        ("wal_recovery_mode=kAbsoluteConsistency", 1),
         ("track_and_verify_wals_in_manifest=true", 1),
         ("recycle_log_file_num=0", 1),
         ("paranoid_checks=true", 1),

@@ -216,7 +216,7 @@ async fn lists_have_their_shapes() {
         serde_json::json!({"address": here, "name": "here", "network": "net", "listen": ["/ip4/127.0.0.1/tcp/1"]})
     );
     assert_eq!(office.ok(&["id"], b"").await, format!("{here}\n"));
-    assert!(office.ok(&["status"], b"").await.contains("1 messages"));
+    assert!(office.ok(&["status"], b"").await.contains("1 message, 2"));
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
-//! Everything above one crate: the rules the whole tree keeps ([`tree`]) and real processes on loopback ([`harness`]).
+//! Everything above one crate: the rules the whole tree keeps ([`tree`]), simulated worlds by the thousand ([`soak`]),
+//! real processes on loopback ([`harness`]), and how fast they are ([`mod@bench`]).
 
+pub mod bench;
 pub mod harness;
+pub mod soak;
 pub mod tree;
 
 use std::path::{Path, PathBuf};

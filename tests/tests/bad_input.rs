@@ -81,6 +81,10 @@ fn a_stranger_gets_nothing_and_gives_nothing() {
         let status = node.status().unwrap();
         assert_eq!((status.inbox.messages, status.transit.envelopes), (0, 0));
     }
+    // Whoever reads A's log learns who was turned away, and why.
+    let log = std::fs::read_to_string(a.log()).unwrap();
+    let line = log.lines().find(|line| line.contains("turned away")).unwrap();
+    assert!(line.contains(stranger.address().unwrap()) && line.contains("it belongs to another network"), "{line}");
 }
 
 #[test]

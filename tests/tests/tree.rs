@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use waypost_tests::tree::{CHECKS, Project, borders, habits, licences, packages, rules};
+use waypost_tests::tree::{CHECKS, Project, borders, habits, licences, logs, packages, rules};
 
 static PROJECT: LazyLock<Project> = LazyLock::new(|| {
     let root = waypost_tests::workspace_root().expect("the source tree");
@@ -35,5 +35,6 @@ check! {
     every_rust_file_opens_with_what_it_owns => habits::check_openings;
     no_file_outgrows_its_reader => habits::check_lengths;
     no_test_waits_for_time => habits::check_sleeps;
+    every_log_line_keeps_to_the_keys => logs::check;
     nothing_names_a_home_directory => habits::check_home_paths;
 }

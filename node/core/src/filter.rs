@@ -5,10 +5,11 @@ use bytes::Bytes;
 use waypost_proto::{hop, stored};
 
 use crate::envelope::flow_to_wire;
-use crate::flow::{spans_from_row, spans_to_row};
+use crate::flow::{VERSION_END, is_range, spans_from_row, spans_to_row};
 use crate::id::{FlowId, Incarnation};
 use crate::limits;
 use crate::numbers::Numbers;
+use crate::planted::{self, Bug};
 use crate::store::kv::{StoreError, Table};
 
 /// Why a destination rejects for good. Codes of the wire (rule RECEIPT-2).
@@ -27,6 +28,10 @@ pub enum Rejection {
     Deliveries = 5,
     /// For a channel more than a node may have.
     Channels = 6,
+    /// Sealed to a key or in a suite that is not known here (rule SEAL-7).
+    Sealing = 7,
+    /// Its body cannot be read back from the destination's disk (rule DAMAGE-2).
+    Damaged = 8,
 }
 
 impl Rejection {
@@ -40,10 +45,15 @@ impl Rejection {
             4 => "refused by the application",
             5 => "delivered too often",
             6 => "too many channels there",
+            7 => "sealed to a key or in a suite unknown there",
+            8 => "damaged on the destination's disk",
             _ => "an unknown reason",
         }
     }
 }
+
+/// Ends of a flow remembered at most.
+const ENDS: usize = 16;
 
 /// A run of delivered numbers and the XOR of their tags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,7 +108,11 @@ pub struct InFlow {
     pub closed: bool,
     /// See `closed`.
     pub end: u64,
-    /// All of delivered, rejected and skipped; derived.
+    /// The ends of words that closed the flow; twins close it twice. No delivered range crosses one (rule RECEIPT-6).
+    pub ends: Vec<u64>,
+    /// Delivered before the disk was lost or rolled back: no tags are known (rule RECOVER-3).
+    pub untagged: Numbers,
+    /// All of delivered, untagged, rejected and skipped; derived.
     recorded: Numbers,
 }
 
@@ -121,6 +135,8 @@ impl InFlow {
             word_incarnation: Incarnation::default(),
             closed: false,
             end: 0,
+            ends: Vec::new(),
+            untagged: Numbers::new(),
             recorded: Numbers::new(),
         }
     }
@@ -128,7 +144,7 @@ impl InFlow {
     /// Whether a number may still enter (rule FILTER-1): from the floor up and without a record.
     #[must_use]
     pub fn is_new(&self, number: u64) -> bool {
-        number >= self.floor && !self.recorded.contains(number)
+        number >= self.floor && (planted::is(Bug::FilterSkipped) || !self.recorded.contains(number))
     }
 
     /// How many of `first ..= last` may still enter.
@@ -140,7 +156,8 @@ impl InFlow {
     /// Whether all of `first ..= last` have a record or lie below the floor.
     #[must_use]
     pub fn knows(&self, first: u64, last: u64) -> bool {
-        last < self.floor || self.recorded.covers(first.max(self.floor), last)
+        let is_recorded = self.recorded.covers(first.max(self.floor), last);
+        last < self.floor || (is_recorded && !planted::is(Bug::FilterSkipped))
     }
 
     /// Whether the source may not yet know of everything recorded here, sub-states included.
@@ -156,8 +173,11 @@ impl InFlow {
         self.recorded.insert(number, number);
         self.version += 1;
         let place = self.delivered.partition_point(|range| range.first < number);
-        let joins_before = place > 0 && self.delivered[place - 1].last + 1 == number;
-        let joins_after = self.delivered.get(place).is_some_and(|range| range.first == number + 1);
+        let gap = if planted::is(Bug::ReceiptSpansGap) { 2 } else { 1 };
+        let joins_before =
+            place > 0 && self.delivered[place - 1].last + gap >= number && !self.ends.contains(&(number - 1));
+        let joins_after =
+            self.delivered.get(place).is_some_and(|range| range.first == number + 1) && !self.ends.contains(&number);
         match (joins_before, joins_after) {
             (true, true) => {
                 let after = self.delivered.remove(place);
@@ -220,25 +240,28 @@ impl InFlow {
         &mut self,
         word: &hop::WordContent,
         signed_by: Incarnation,
-        tags_of: impl FnOnce(u64, u64) -> Result<u64, E>,
+        tags_of: impl Fn(u64, u64) -> Result<u64, E>,
     ) -> Result<bool, E> {
         if signed_by == self.word_incarnation && word.version <= self.word_version {
             return Ok(false);
         }
         for range in &word.ended {
             for (first, last) in self.recorded.missing(range.first.max(self.floor), range.last) {
-                self.recorded.insert(first, last);
+                if !planted::is(Bug::SkippedEnters) {
+                    self.recorded.insert(first, last);
+                }
                 self.skipped.insert(first, last);
             }
         }
         if word.floor > self.floor {
-            self.raise_floor(word.floor, tags_of)?;
+            self.raise_floor(word.floor, &tags_of)?;
         }
         self.second_mark = self.second_mark.max(word.second_mark);
         self.forget_substates();
         if word.closed {
             self.closed = true;
             self.end = word.end;
+            self.split_at(word.end, tags_of)?;
         }
         self.word_version = word.version;
         self.word_incarnation = signed_by;
@@ -246,15 +269,113 @@ impl InFlow {
         Ok(true)
     }
 
+    /// Lets no delivered range cross the end of a closed flow: beyond it the source has nothing to compare (rule
+    /// RECEIPT-6).
+    fn split_at<E>(&mut self, end: u64, tags_of: impl Fn(u64, u64) -> Result<u64, E>) -> Result<(), E> {
+        if self.ends.contains(&end) {
+            return Ok(());
+        }
+        self.ends.push(end);
+        if self.ends.len() > ENDS {
+            self.ends.remove(0);
+        }
+        let Some(place) = self.delivered.iter().position(|range| range.first <= end && end < range.last) else {
+            return Ok(());
+        };
+        let whole = self.delivered[place];
+        let tags = tags_of(whole.first, end)?;
+        self.delivered[place] = Delivered { last: end, tags, ..whole };
+        self.delivered.insert(place + 1, Delivered { first: end + 1, last: whole.last, tags: whole.tags ^ tags });
+        Ok(())
+    }
+
+    /// Takes in an own receipt that the disk does not know (rule RECOVER-3): what it names can never enter again.
+    /// Returns whether anything changed; the version is above the receipt's in any case.
+    ///
+    /// # Errors
+    /// What `tags_of` says.
+    pub fn recover<E>(
+        &mut self,
+        receipt: &hop::ReceiptContent,
+        tags_of: impl Fn(u64, u64) -> Result<u64, E>,
+    ) -> Result<bool, E> {
+        let mut changed = false;
+        if receipt.floor > self.floor && receipt.floor < limits::NUMBER_MAX {
+            self.raise_floor(receipt.floor, &tags_of)?;
+            changed = true;
+        }
+        for range in &receipt.rejected {
+            for (first, last) in self.record_new(range.first, range.last) {
+                insert_coded(&mut self.rejected, Coded { first, last, reason: range.reason });
+                changed = true;
+            }
+        }
+        for range in &receipt.skipped {
+            for (first, last) in self.record_new(range.first, range.last) {
+                self.skipped.insert(first, last);
+                changed = true;
+            }
+        }
+        let delivered = receipt.delivered.iter().map(|range| (range.first, range.last));
+        for (first, last) in delivered.chain(receipt.untagged.iter().map(|range| (range.first, range.last))) {
+            for (first, last) in self.record_new(first, last) {
+                self.untagged.insert(first, last);
+                changed = true;
+            }
+        }
+        changed |= self.recover_substates(receipt);
+        self.version = self.version.max(receipt.version) + u64::from(changed);
+        Ok(changed)
+    }
+
+    /// Records what is new of a range. Returns it.
+    fn record_new(&mut self, first: u64, last: u64) -> Vec<(u64, u64)> {
+        if first > last || last >= limits::NUMBER_MAX {
+            return Vec::new();
+        }
+        let fresh = self.recorded.missing(first.max(self.floor), last);
+        fresh.iter().for_each(|(first, last)| self.recorded.insert(*first, *last));
+        fresh
+    }
+
+    fn recover_substates(&mut self, receipt: &hop::ReceiptContent) -> bool {
+        let coded = |ranges: &[Coded]| ranges.iter().map(|range| (range.first, range.last)).collect::<Numbers>();
+        let mut known = self.consumed.clone();
+        known.union(&coded(&self.refused));
+        known.union(&coded(&self.dead));
+        let mark = self.second_mark;
+        let fresh = |first: u64, last: u64| {
+            let sane = first <= last && last < limits::NUMBER_MAX;
+            if sane { known.missing(first.max(mark), last) } else { Vec::new() }
+        };
+        let mut changed = false;
+        for (first, last) in receipt.consumed.iter().flat_map(|range| fresh(range.first, range.last)) {
+            self.consumed.insert(first, last);
+            changed = true;
+        }
+        for (ranges, said) in [(&mut self.refused, &receipt.refused), (&mut self.dead, &receipt.dead)] {
+            for range in said {
+                for (first, last) in fresh(range.first, range.last) {
+                    insert_coded(ranges, Coded { first, last, reason: range.reason });
+                    changed = true;
+                }
+            }
+        }
+        changed
+    }
+
     /// Forgets what is below a new floor; a range that is cut keeps the tags of the rest (rule FILTER-3).
     fn raise_floor<E>(&mut self, floor: u64, tags_of: impl FnOnce(u64, u64) -> Result<u64, E>) -> Result<(), E> {
         if let Some(cut) = self.delivered.iter_mut().find(|range| range.first < floor && floor <= range.last) {
-            cut.tags ^= tags_of(cut.first, floor - 1)?;
+            if !planted::is(Bug::RangeKeepsCutTags) {
+                cut.tags ^= tags_of(cut.first, floor - 1)?;
+            }
             cut.first = floor;
         }
         self.delivered.retain(|range| range.last >= floor);
         cut_coded(&mut self.rejected, floor);
         self.skipped.remove_below(floor);
+        self.untagged.remove_below(floor);
         self.recorded.remove_below(floor);
         self.floor = floor;
         Ok(())
@@ -299,6 +420,9 @@ impl InFlow {
         for (first, last) in self.skipped.spans() {
             page(&mut |content| content.skipped.push(hop::Range { first: *first, last: *last }));
         }
+        for (first, last) in self.untagged.spans() {
+            page(&mut |content| content.untagged.push(hop::Range { first: *first, last: *last }));
+        }
         for (first, last) in self.consumed.spans() {
             page(&mut |content| content.consumed.push(hop::Range { first: *first, last: *last }));
         }
@@ -316,7 +440,7 @@ impl InFlow {
     pub fn to_row(&self) -> stored::InFlow {
         stored::InFlow {
             flow: Bytes::copy_from_slice(&self.id.to_bytes()),
-            floor: self.floor,
+            floor: if planted::is(Bug::FloorNotStored) { 1 } else { self.floor },
             delivered: self
                 .delivered
                 .iter()
@@ -333,6 +457,8 @@ impl InFlow {
             word_incarnation: Bytes::copy_from_slice(&self.word_incarnation.to_bytes()),
             closed: self.closed,
             end: self.end,
+            untagged: spans_to_row(&self.untagged),
+            ends: self.ends.clone(),
         }
     }
 
@@ -341,32 +467,44 @@ impl InFlow {
     /// # Errors
     /// When the row is damaged.
     pub fn from_row(row: &stored::InFlow) -> Result<Self, StoreError> {
-        let damaged = || StoreError::Damaged { table: Table::InFlow, why: "a field has the wrong length".to_owned() };
+        let damaged = || StoreError::Damaged { table: Table::InFlow, why: "a field cannot hold that".to_owned() };
+        let spans = |spans| spans_from_row(spans).ok_or_else(damaged);
+        let coded = |ranges: &[stored::Coded]| coded_from_row(ranges).ok_or_else(damaged);
+        let sane = (1..=limits::NUMBER_MAX).contains(&row.floor)
+            && row.second_mark <= limits::NUMBER_MAX
+            && row.end < limits::NUMBER_MAX
+            && row.ends.iter().all(|end| *end < limits::NUMBER_MAX)
+            && row.version < VERSION_END
+            && row.delivered.iter().all(|range| is_range(range.first, range.last))
+            && row.delivered.windows(2).all(|pair| pair[0].last < pair[1].first);
         let mut flow = Self {
-            id: FlowId::from_slice(&row.flow).ok_or_else(damaged)?,
+            id: FlowId::from_slice(&row.flow).filter(|_| sane).ok_or_else(damaged)?,
             floor: row.floor,
             delivered: row
                 .delivered
                 .iter()
                 .map(|range| Delivered { first: range.first, last: range.last, tags: range.tags })
                 .collect(),
-            rejected: coded_from_row(&row.rejected),
-            skipped: spans_from_row(&row.skipped),
-            consumed: spans_from_row(&row.consumed),
-            refused: coded_from_row(&row.refused),
-            dead: coded_from_row(&row.dead),
+            rejected: coded(&row.rejected)?,
+            skipped: spans(&row.skipped)?,
+            consumed: spans(&row.consumed)?,
+            refused: coded(&row.refused)?,
+            dead: coded(&row.dead)?,
             second_mark: row.second_mark,
             version: row.version,
             word_version: row.word_version,
             word_incarnation: Incarnation::from_slice(&row.word_incarnation).ok_or_else(damaged)?,
             closed: row.closed,
             end: row.end,
+            ends: row.ends.clone(),
+            untagged: spans(&row.untagged)?,
             recorded: Numbers::new(),
         };
         let delivered = flow.delivered.iter().map(|range| (range.first, range.last));
         let rejected = flow.rejected.iter().map(|range| (range.first, range.last));
         flow.recorded = delivered.chain(rejected).collect();
         flow.recorded.union(&flow.skipped);
+        flow.recorded.union(&flow.untagged);
         Ok(flow)
     }
 }
@@ -375,6 +513,7 @@ fn ranges_in(page: &hop::ReceiptContent) -> usize {
     page.delivered.len()
         + page.rejected.len()
         + page.skipped.len()
+        + page.untagged.len()
         + page.consumed.len()
         + page.refused.len()
         + page.dead.len()
@@ -402,8 +541,12 @@ fn coded_to_row(ranges: &[Coded]) -> Vec<stored::Coded> {
     ranges.iter().map(|range| stored::Coded { first: range.first, last: range.last, reason: range.reason }).collect()
 }
 
-fn coded_from_row(ranges: &[stored::Coded]) -> Vec<Coded> {
-    ranges.iter().map(|range| Coded { first: range.first, last: range.last, reason: range.reason }).collect()
+fn coded_from_row(ranges: &[stored::Coded]) -> Option<Vec<Coded>> {
+    let coded = |range: &stored::Coded| {
+        let stored::Coded { first, last, reason } = *range;
+        is_range(first, last).then_some(Coded { first, last, reason })
+    };
+    ranges.iter().map(coded).collect()
 }
 
 #[cfg(test)]
@@ -432,6 +575,29 @@ mod tests {
 
     fn by() -> Incarnation {
         Incarnation { counter: 3, random: [1; 8] }
+    }
+
+    /// A row in which bits have changed is damaged; nothing counts on from what it says.
+    #[test]
+    fn a_row_that_cannot_be_is_damaged() {
+        let mut flow = flow();
+        flow.deliver(2, 5);
+        let good = flow.to_row();
+        let refused = |change: fn(&mut stored::InFlow)| {
+            let mut row = good.clone();
+            change(&mut row);
+            InFlow::from_row(&row).is_err()
+        };
+        assert!(!refused(|_| {}));
+        assert!(refused(|row| row.floor = 0));
+        assert!(refused(|row| row.second_mark = u64::MAX));
+        assert!(refused(|row| row.version = u64::MAX));
+        assert!(refused(|row| row.end = u64::MAX));
+        assert!(refused(|row| row.ends.push(u64::MAX)));
+        assert!(refused(|row| row.delivered[0].last = u64::MAX));
+        assert!(refused(|row| row.delivered.push(row.delivered[0])));
+        assert!(refused(|row| row.rejected.push(stored::Coded { first: 3, last: u64::MAX, reason: 1 })));
+        assert!(refused(|row| row.skipped.push(stored::Span { first: 9, last: 3 })));
     }
 
     /// FILTER-2: what the source ended before it came can never enter later.

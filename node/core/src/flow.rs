@@ -8,6 +8,7 @@ use crate::envelope::flow_to_wire;
 use crate::id::{FlowId, Incarnation};
 use crate::limits;
 use crate::numbers::Numbers;
+use crate::planted::{self, Bug};
 use crate::store::kv::{StoreError, Table};
 use crate::time::NodeTime;
 use crate::trust::Encapsulation;
@@ -77,6 +78,9 @@ pub struct Sealing {
     pub encapsulation: Encapsulation,
 }
 
+/// No row of this software has a version as high: it would not have come to count so far.
+pub const VERSION_END: u64 = 1 << 62;
+
 /// The source's state of a flow (rules FLOW-1 to FLOW-5, WORD-1 to WORD-5).
 #[derive(Clone, Debug)]
 pub struct OutFlow {
@@ -112,6 +116,11 @@ pub struct OutFlow {
     pub left_below: u64,
     /// Numbers at or above the second mark with a sub-state.
     pub consumed: Numbers,
+    /// Node time of the timer row that ends the flow unechoed; 0: none.
+    pub timer: u64,
+    /// The destination must hear of a floor as high as this, because numbers below never left and what follows under
+    /// their order key waits there for them (rule WORD-3); 0: of none.
+    pub owed_floor: u64,
 }
 
 impl OutFlow {
@@ -135,6 +144,8 @@ impl OutFlow {
             tags: 0,
             left_below: 1,
             consumed: Numbers::new(),
+            timer: 0,
+            owed_floor: 0,
         }
     }
 
@@ -177,7 +188,10 @@ impl OutFlow {
         for (first, last) in &fresh {
             self.confirm(*first, *last);
         }
-        let floor = self.settled.first_missing(self.floor);
+        let mut floor = self.settled.first_missing(self.floor);
+        if planted::is(Bug::FloorPassesOpen) {
+            floor = self.settled.last().map_or(floor, |last| floor.max(last + 1));
+        }
         if floor > self.floor {
             self.floor = floor;
             self.settled.remove_below(floor);
@@ -229,6 +243,9 @@ impl OutFlow {
 
     /// Raises the wave of everything given out so far (rule WAVE-3). At the highest wave it stays.
     pub fn raise_wave(&mut self) {
+        if planted::is(Bug::WaveNeverRaised) {
+            return;
+        }
         self.wave = (self.wave + 1).min(limits::WAVE_MAX);
         self.waved_below = self.next;
         self.word_version += 1;
@@ -253,10 +270,26 @@ impl OutFlow {
         self.sealings.drain(..needed);
     }
 
+    /// The numbers of a range in runs, each with whether the source ended them and nobody confirmed it.
+    #[must_use]
+    pub fn by_confirmation(&self, first: u64, last: u64) -> Vec<(u64, u64, bool)> {
+        let unconfirmed = |number| self.unconfirmed.iter().any(|range| (range.first..=range.last).contains(&number));
+        let mut runs: Vec<(u64, u64, bool)> = Vec::new();
+        for number in first..=last {
+            let late = unconfirmed(number);
+            match runs.last_mut() {
+                Some(run) if run.2 == late => run.1 = number,
+                _ => runs.push((number, number, late)),
+            }
+        }
+        runs
+    }
+
     /// Whether the word says something that the destination must hear even when no mail follows (rule WORD-3).
     #[must_use]
     pub fn word_ends_something(&self) -> bool {
-        !self.unconfirmed.is_empty() || (self.closed && self.floor == self.next && self.next > 1)
+        let owes_floor = self.owed_floor > 0 && self.floor >= self.owed_floor;
+        !self.unconfirmed.is_empty() || owes_floor || (self.closed && self.floor == self.next && self.next > 1)
     }
 
     /// The word as of now, in one page; ranges beyond the page's limit wait for the next version.
@@ -301,8 +334,10 @@ impl OutFlow {
             tag_key: Bytes::copy_from_slice(&self.tag_key),
             encapsulations: self.sealings.iter().map(sealing_to_row).collect(),
             tags: self.tags,
-            left_below: self.left_below,
+            left_below: if planted::is(Bug::LeftForgotten) { 1 } else { self.left_below },
             consumed: spans_to_row(&self.consumed),
+            timer: self.timer,
+            owed_floor: self.owed_floor,
         }
     }
 
@@ -311,13 +346,19 @@ impl OutFlow {
     /// # Errors
     /// When the row is damaged.
     pub fn from_row(row: &stored::OutFlow) -> Result<Self, StoreError> {
-        let damaged = || StoreError::Damaged { table: Table::OutFlow, why: "a field has the wrong length".to_owned() };
+        let damaged = || StoreError::Damaged { table: Table::OutFlow, why: "a field cannot hold that".to_owned() };
+        let given = (1..=limits::NUMBER_MAX).contains(&row.next_number) && row.floor <= limits::NUMBER_MAX;
+        let sane = given && row.wave <= limits::WAVE_MAX && row.word_version < VERSION_END;
         Ok(Self {
-            id: FlowId::from_slice(&row.flow).ok_or_else(damaged)?,
+            id: FlowId::from_slice(&row.flow).filter(|_| sane).ok_or_else(damaged)?,
             next: row.next_number,
             floor: row.floor,
-            settled: spans_from_row(&row.ended),
-            unconfirmed: row.unconfirmed.iter().filter_map(unconfirmed_from_row).collect(),
+            settled: spans_from_row(&row.ended).ok_or_else(damaged)?,
+            unconfirmed: row
+                .unconfirmed
+                .iter()
+                .map(|range| unconfirmed_from_row(range).ok_or_else(damaged))
+                .collect::<Result<_, _>>()?,
             word_version: row.word_version,
             echoed_version: row.echoed_version,
             wave: row.wave,
@@ -332,7 +373,9 @@ impl OutFlow {
                 .collect::<Result<_, _>>()?,
             tags: row.tags,
             left_below: row.left_below,
-            consumed: spans_from_row(&row.consumed),
+            consumed: spans_from_row(&row.consumed).ok_or_else(damaged)?,
+            timer: row.timer,
+            owed_floor: row.owed_floor,
         })
     }
 }
@@ -343,10 +386,17 @@ pub fn spans_to_row(numbers: &Numbers) -> Vec<stored::Span> {
     numbers.spans().iter().map(|(first, last)| stored::Span { first: *first, last: *last }).collect()
 }
 
-/// A set from rows.
+/// A set from rows; `None` when one of them is no range of a flow's numbers.
 #[must_use]
-pub fn spans_from_row(spans: &[stored::Span]) -> Numbers {
-    spans.iter().map(|span| (span.first, span.last)).collect()
+pub fn spans_from_row(spans: &[stored::Span]) -> Option<Numbers> {
+    let range = |span: &stored::Span| is_range(span.first, span.last).then_some((span.first, span.last));
+    spans.iter().map(range).collect()
+}
+
+/// Whether `first ..= last` can be numbers of a flow, so that one may count on from them.
+#[must_use]
+pub fn is_range(first: u64, last: u64) -> bool {
+    first <= last && last < limits::NUMBER_MAX
 }
 
 fn unconfirmed_to_row(range: &Unconfirmed) -> stored::Unconfirmed {
@@ -354,7 +404,7 @@ fn unconfirmed_to_row(range: &Unconfirmed) -> stored::Unconfirmed {
 }
 
 fn unconfirmed_from_row(row: &stored::Unconfirmed) -> Option<Unconfirmed> {
-    let ending = Ending::from_wire(row.ending)?;
+    let ending = Ending::from_wire(row.ending).filter(|_| is_range(row.first, row.last))?;
     Some(Unconfirmed { first: row.first, last: row.last, ending, at: NodeTime(row.at) })
 }
 
@@ -433,6 +483,26 @@ mod tests {
         flow.raise_wave();
         flow.next = 8;
         assert_eq!((flow.wave_of(4), flow.wave_of(5)), (2, 1));
+    }
+
+    /// A row in which bits have changed is damaged; nothing counts on from what it says.
+    #[test]
+    fn a_row_that_cannot_be_is_damaged() {
+        let good = flow(9).to_row();
+        let refused = |change: fn(&mut stored::OutFlow)| {
+            let mut row = good.clone();
+            change(&mut row);
+            OutFlow::from_row(&row).is_err()
+        };
+        assert!(!refused(|_| {}));
+        assert!(refused(|row| row.next_number = 0));
+        assert!(refused(|row| row.floor = u64::MAX));
+        assert!(refused(|row| row.wave = u32::MAX));
+        assert!(refused(|row| row.word_version = u64::MAX));
+        assert!(refused(|row| row.ended.push(stored::Span { first: 1, last: u64::MAX })));
+        assert!(refused(|row| row.consumed.push(stored::Span { first: 9, last: 1 })));
+        let range = stored::Unconfirmed { first: 1, last: u64::MAX, ending: 1, at: 5 };
+        assert!(OutFlow::from_row(&stored::OutFlow { unconfirmed: vec![range], ..good.clone() }).is_err());
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod id;
 pub mod limits;
 pub mod message;
 pub mod numbers;
+pub mod planted;
 pub mod policy;
 pub mod route;
 pub mod store;

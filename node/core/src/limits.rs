@@ -20,6 +20,8 @@ pub const LIFETIME_MAX_MS: u64 = 365 * DAY_MS;
 pub const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// How long a message's ladder and idempotency key are kept after its ending (rules IDEM-2, WORD-4).
 pub const LADDER_MS: u64 = 7 * DAY_MS;
+/// A message that has not ended after this time has a notice of it on its ladder (rule TRACE-3).
+pub const DELAY_NOTICE_MS: u64 = 4 * 60 * 60 * 1000;
 /// How far above its lowest un-ended number a source sends (rule FLOW-5).
 pub const WINDOW: u64 = 1 << 20;
 /// Numbers stay below this, so that arithmetic on them cannot overflow (rule SEAL-2).
@@ -34,6 +36,8 @@ pub const FACTS: usize = 4096;
 pub const FACT_LINKS: usize = 16;
 /// Certificates kept at most.
 pub const CHAINS: usize = 65_536;
+/// Flows of others a relay keeps at most (rule FLOW-7).
+pub const TRANSIT_FLOWS: u64 = 1 << 20;
 /// Neighbours remembered at most.
 pub const PEERS: usize = 4096;
 /// Channels on a node at most.
@@ -58,5 +62,7 @@ pub const LEASE_MS: u64 = 60_000;
 pub const STREAMS: usize = 256;
 /// Consumers at most.
 pub const CONSUMERS: usize = 4096;
+/// Kinds of alarms remembered at most.
+pub const ALARMS: usize = 16;
 /// Requests that wait for a level of the ladder at most.
 pub const WAITERS: usize = 65_536;

@@ -29,6 +29,11 @@ pub enum Invalid {
         "{0:?} is not a node name: use 1 to 63 letters, digits, '.', '_' or '-', starting with a letter or digit, and not \"any\""
     )]
     Node(String),
+    /// Begins like an address and is none.
+    #[error(
+        "{0:?} is a malformed address: it was cut or mistyped; copy it whole as `waypost id` prints it on that host"
+    )]
+    Address(String),
     /// Headers over the limit.
     #[error("the headers are {bytes} bytes; at most {} are allowed", limits::HEADER_BYTES)]
     Headers {
@@ -57,6 +62,9 @@ pub enum Invalid {
     #[error("{0} messages in one request; at most {max} are allowed", max = limits::BATCH_MESSAGES)]
     Batch(usize),
 }
+
+/// How the address of every node begins: base58 of the multihash of an Ed25519 key, type and length (libp2p peer-id).
+const ADDRESS_BEGINS: &str = "12D3KooW";
 
 fn is_name(text: &str, longest: usize) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
@@ -124,6 +132,8 @@ impl FromStr for Recipient {
     fn from_str(text: &str) -> Result<Self, Invalid> {
         match text.parse::<NodeId>() {
             Ok(node) => Ok(Self::Node(node)),
+            // Every Ed25519 key's address begins so: who wrote this meant an address, not a name.
+            Err(_) if text.starts_with(ADDRESS_BEGINS) => Err(Invalid::Address(text.to_owned())),
             Err(_) => Ok(Self::Named(text.parse()?)),
         }
     }

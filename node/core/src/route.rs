@@ -76,12 +76,19 @@ impl Fact {
     }
 }
 
+/// What each link costs, from both its ends, microseconds.
+type Costs = BTreeMap<NodeId, BTreeMap<NodeId, u64>>;
+
 /// The facts a node holds, and what follows from them.
 #[derive(Debug, Default)]
 pub struct Directory {
     facts: BTreeMap<NodeId, Fact>,
-    /// Expected delay of every node to a destination; emptied when anything changes.
+    /// All links; emptied when any changes.
+    costs: Option<Costs>,
+    /// Expected delay of every node to a destination, over these costs.
     delays: BTreeMap<NodeId, BTreeMap<NodeId, u64>>,
+    /// How often a link has come up or gone down.
+    turns: u64,
 }
 
 /// The way on for mail.
@@ -99,8 +106,14 @@ impl Directory {
         let newer = self.facts.get(&node).is_none_or(|held| fact.is_newer_than(held));
         let room = self.facts.len() < limits::FACTS || self.facts.contains_key(&node);
         if newer && room {
+            let before = self.facts.get(&node).map(|held| &held.links);
+            let (differs, turned) = (before != Some(&fact.links), before.map(up) != Some(up(&fact.links)));
             self.facts.insert(node, fact);
-            self.forget_delays();
+            if turned {
+                self.turn();
+            } else if differs {
+                self.forget_delays();
+            }
         }
         newer && room
     }
@@ -124,7 +137,20 @@ impl Directory {
 
     /// To be called when this node's own links change.
     pub fn forget_delays(&mut self) {
+        self.costs = None;
         self.delays.clear();
+    }
+
+    /// To be called when one of this node's own links has come up or gone down.
+    pub fn turn(&mut self) {
+        self.turns += 1;
+        self.forget_delays();
+    }
+
+    /// Another number after every change that may have opened a way somewhere.
+    #[must_use]
+    pub fn turns(&self) -> u64 {
+        self.turns
     }
 
     /// Decides for mail at `me` with the links `own` (rules ROUTE-1 and ROUTE-2): give it to the up neighbour with the
@@ -133,13 +159,12 @@ impl Directory {
         if own.get(&destination).is_some_and(|link| link.up) {
             return Next { give: Some(destination), delay_us: own.get(&destination).map(Link::cost_us) };
         }
-        let delays = match self.delays.get(&destination) {
-            Some(delays) => delays,
-            None => {
-                let computed = delays_to(destination, &self.links_with(me, own));
-                self.delays.entry(destination).or_insert(computed)
-            }
-        };
+        if !self.delays.contains_key(&destination) {
+            let costs = self.costs.take().unwrap_or_else(|| self.links_with(me, own));
+            self.delays.insert(destination, delays_to(destination, &costs));
+            self.costs = Some(costs);
+        }
+        let Some(delays) = self.delays.get(&destination) else { return Next { give: None, delay_us: None } };
         let here = delays.get(&me).copied();
         let nearer = own
             .iter()
@@ -151,14 +176,13 @@ impl Directory {
     }
 
     /// All links both ways: a link is up only if nobody who can know says otherwise (rule ROUTE-3).
-    fn links_with(&self, me: NodeId, own: &BTreeMap<NodeId, Link>) -> BTreeMap<NodeId, BTreeMap<NodeId, u64>> {
-        let mut costs: BTreeMap<NodeId, BTreeMap<NodeId, u64>> = BTreeMap::new();
+    fn links_with(&self, me: NodeId, own: &BTreeMap<NodeId, Link>) -> Costs {
+        let mut costs = Costs::new();
         let told = self.facts.iter().filter(|(node, _)| **node != me).map(|(node, fact)| (*node, &fact.links));
         for (node, links) in told.chain([(me, own)]) {
             for (peer, link) in links {
-                let other =
-                    if *peer == me { own.get(&node) } else { self.facts.get(peer).and_then(|f| f.links.get(&node)) };
-                let cost = other.map_or(link.cost_us(), |other| other.cost_us().max(link.cost_us()));
+                let links_there = if *peer == me { Some(own) } else { self.facts.get(peer).map(|fact| &fact.links) };
+                let cost = link.cost_us().max(cost_of_other_end(links_there, node));
                 costs.entry(node).or_default().insert(*peer, cost);
                 costs.entry(*peer).or_default().insert(node, cost);
             }
@@ -167,8 +191,20 @@ impl Directory {
     }
 }
 
+fn up(links: &BTreeMap<NodeId, Link>) -> Vec<NodeId> {
+    links.iter().filter(|(_, link)| link.up).map(|(peer, _)| *peer).collect()
+}
+
+/// What the other end of a link says of it: nothing where it has told nothing, or may have had no room for it in its
+/// fact; else a link it does not tell of is one that nobody but a liar knows (rule ROUTE-3).
+fn cost_of_other_end(links: Option<&BTreeMap<NodeId, Link>>, node: NodeId) -> u64 {
+    let Some(links) = links else { return 0 };
+    let untold = if links.len() < limits::FACT_LINKS { UNKNOWN_WAIT_US } else { 0 };
+    links.get(&node).map_or(untold, Link::cost_us)
+}
+
 /// Dijkstra from the destination over symmetric costs.
-fn delays_to(destination: NodeId, costs: &BTreeMap<NodeId, BTreeMap<NodeId, u64>>) -> BTreeMap<NodeId, u64> {
+fn delays_to(destination: NodeId, costs: &Costs) -> BTreeMap<NodeId, u64> {
     let mut delays = BTreeMap::new();
     let mut frontier = BTreeSet::from([(0u64, destination)]);
     while let Some((delay, node)) = frontier.pop_first() {
@@ -233,6 +269,22 @@ mod tests {
         let own = BTreeMap::from([(node(1), up()), (node(3), up())]);
         directory.forget_delays();
         assert_eq!(directory.next(node(2), &own, node(3)).give, Some(node(3)));
+    }
+
+    /// ROUTE-3: a link that its other end does not tell of attracts no mail, unless that end has told nothing or all it has
+    /// room for.
+    #[test]
+    fn a_link_only_one_end_tells_of_is_down() {
+        let own = BTreeMap::from([(node(2), up()), (node(3), up())]);
+        let mut directory = Directory::default();
+        directory.learn(node(2), fact(1, &[(1, up()), (4, up())]));
+        directory.learn(node(4), fact(1, &[(2, up()), (5, up())]));
+        directory.learn(node(5), fact(1, &[(4, up())]));
+        directory.learn(node(3), fact(1, &[(1, up()), (5, up())]));
+        assert_eq!(directory.next(node(1), &own, node(5)).give, Some(node(2)), "3 says that it has 5, and 5 does not");
+        let many: Vec<_> = (10..10 + limits::FACT_LINKS as u8).map(|peer| (peer, up())).collect();
+        directory.learn(node(5), fact(2, &many));
+        assert_eq!(directory.next(node(1), &own, node(5)).give, Some(node(3)), "it may have had no room to say so");
     }
 
     /// ROUTE-3: one end's word that a link is down is enough.

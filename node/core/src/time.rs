@@ -1,6 +1,8 @@
 //! Time as the engine sees it: readings handed in, never taken. Ages and timers rest on boot time; the wall clock is
 //! for display and, within bounds, for the gap across a reboot (rules AGE-1 to AGE-3).
 
+use crate::planted::{self, Bug};
+
 /// One reading of the host's clocks, taken by the driver once per round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
@@ -74,7 +76,11 @@ impl AgeClock {
     /// The count at a reading.
     #[must_use]
     pub fn at(&self, now: Now) -> NodeTime {
-        self.anchor.at.plus(now.boot_ms.saturating_sub(self.anchor.reading.boot_ms))
+        let mut gone_ms = now.boot_ms.saturating_sub(self.anchor.reading.boot_ms);
+        if planted::is(Bug::AgesByWallClock) {
+            gone_ms = gone_ms.max(now.wall_ms.saturating_sub(self.anchor.reading.wall_ms));
+        }
+        self.anchor.at.plus(gone_ms)
     }
 
     /// The anchor to store for a reading.
@@ -87,6 +93,12 @@ impl AgeClock {
     #[must_use]
     pub fn anchor_point(&self) -> Anchor {
         self.anchor
+    }
+
+    /// Something is recorded with the count of now: a gap confirmed later would age it by time before it was there, so no
+    /// gap counts any more (rule AGE-2: late, never early).
+    pub fn recorded(&mut self) {
+        self.unproven_gap_ms = 0;
     }
 
     /// A peer told its wall clock. When it agrees with ours, the gap across the last reboot is believed.
@@ -128,6 +140,17 @@ mod tests {
         let mut early = AgeClock::start(Some(stored), now, 10_050_000);
         early.peer_said(10_060_000, now);
         assert_eq!(early.at(now), NodeTime(500), "a reading before the build date proves nothing");
+    }
+
+    /// AGE-2: what is recorded after a reboot is not aged by what came before it, whoever confirms the gap.
+    #[test]
+    fn a_gap_confirmed_too_late_counts_nothing() {
+        let stored = Anchor { at: NodeTime(500), reading: reading(1, 9000, 10_000_000) };
+        let now = reading(2, 100, 10_060_000);
+        let mut clock = AgeClock::start(Some(stored), now, 1);
+        clock.recorded();
+        clock.peer_said(10_060_000, now);
+        assert_eq!(clock.at(now), NodeTime(500));
     }
 
     /// AGE-1: a restart in the same boot loses no time.

@@ -5,15 +5,17 @@
 mod world;
 
 use prost::Message as _;
-use waypost_core::engine::effect::Stream;
-use waypost_core::engine::input::Input;
+use waypost_core::engine::KnownPeer;
+use waypost_core::engine::effect::{Refusal, Reply, Stream};
+use waypost_core::engine::input::{Input, RequestId};
 use waypost_core::envelope::Header;
 use waypost_core::hop::PeerFrame;
 use waypost_core::hop::decode::FrameError;
 use waypost_core::id::Class;
 use waypost_core::limits;
-use waypost_core::trust::Label;
+use waypost_core::trust::{Label, NodeKey};
 use waypost_proto::hop::frame::Kind;
+use waypost_proto::hop::retry_later::Reason;
 use waypost_proto::{hop, stored};
 use world::{World, submission};
 
@@ -120,7 +122,7 @@ fn frames_keep_their_streams_and_bounds() {
     assert!(decode(Kind::Offer(hop::Offer { offer: 1, items: items(257) }), Stream::Control).is_err());
     let dropped = |count| Kind::Dropped(hop::Dropped { names: vec![name.clone().unwrap(); count] });
     assert!(decode(dropped(256), Stream::Control).is_ok() && decode(dropped(257), Stream::Control).is_err());
-    let get = |count| Kind::Get(hop::Get { facts: vec![vec![1; 32].into(); count] });
+    let get = |count| Kind::Get(hop::Get { facts: vec![vec![1; 32].into(); count], receipts: None });
     assert!(decode(get(4096), Stream::Control).is_ok() && decode(get(4097), Stream::Control).is_err());
     let unknown = hop::Frame::decode([0xfa, 0x07, 2, 8, 1].as_slice()).unwrap();
     assert!(world.decode(2, unknown, Stream::Control).unwrap().frame.is_none());
@@ -161,7 +163,8 @@ fn what_was_in_flight_is_offered_again() {
 #[test]
 fn a_full_relay_refuses_and_is_asked_again() {
     let mut world = World::new(3, 5);
-    world.hosts[1].policy.transit_bytes = 1_000;
+    // Into an empty store with any room goes any envelope.
+    world.hosts[1].policy.transit_bytes = 0;
     world.kill(1);
     world.start(1);
     world.connect(0, 1);
@@ -183,6 +186,131 @@ fn a_full_relay_refuses_and_is_asked_again() {
     world.connect(1, 2);
     world.settle();
     assert_eq!(world.state(0, id), "delivered");
+}
+
+fn disk(world: &mut World, host: usize, free_bytes: u64) {
+    world.input(host, Input::SpaceChanged { free_bytes, reserve_bytes: 1 << 20 });
+}
+
+fn refusals(world: &World, by: usize) -> Vec<i32> {
+    let reason = |(from, _, frame): &(usize, usize, hop::Frame)| match &frame.kind {
+        Some(Kind::RetryLater(later)) if *from == by => Some(later.reason),
+        _ => None,
+    };
+    world.log.iter().filter_map(reason).collect()
+}
+
+/// DISK-3: with less free than the reserve a source accepts nothing new, names again what it accepted before, and lets
+/// receipts end what it has; it accepts again once there is clearly more than the reserve.
+#[test]
+fn a_source_with_a_full_disk_drains() {
+    let mut world = chain();
+    world.cut(0, 1);
+    let keyed = |world: &World, key: &str| {
+        let mut message = submission(world.id(2), b"body");
+        message.idempotency_key = Some(key.to_owned());
+        vec![message]
+    };
+    let (before, after) = (keyed(&world, "before"), keyed(&world, "after"));
+    let id = world.submit(0, before.clone())[0].id;
+    disk(&mut world, 0, (1 << 20) - 1);
+    assert!(world.status(0).disk_full);
+    assert_eq!(world.submit(0, before)[0].id, id, "accepted before: only named again");
+    let refused = |reply| matches!(reply, Reply::Refused(Refusal::DiskFull { retry_after_ms: 5000, .. }));
+    assert!(refused(world.try_submit(0, after.clone())));
+    world.connect(0, 1);
+    world.pass(2000);
+    assert_eq!((world.state(0, id).as_str(), world.counts(0).0), ("delivered", 0), "the outbox drains");
+    disk(&mut world, 0, (1 << 20) + 1000);
+    assert!(refused(world.try_submit(0, after.clone())), "just above the reserve: not yet");
+    disk(&mut world, 0, 2 << 20);
+    assert!(!world.status(0).disk_full);
+    world.submit(0, after);
+}
+
+/// DISK-3: relay and destination refuse for their disk before they keep anything, and take it when there is room.
+#[test]
+fn a_full_disk_refuses_envelopes() {
+    for full in [1, 2] {
+        let mut world = chain();
+        disk(&mut world, full, 1000);
+        let id = world.send(0, 2, &[b"x"])[0];
+        let large = world.send_large(0, 2, &vec![7; limits::FRAGMENT * 2]);
+        world.pass(5000);
+        let reasons = refusals(&world, full);
+        assert!(!reasons.is_empty() && reasons.iter().all(|reason| *reason == Reason::DiskFull as i32), "{reasons:?}");
+        assert_eq!((world.counts(full).1, world.counts(full).2), (0, 0), "nothing kept");
+        disk(&mut world, full, 1 << 30);
+        world.pass(5000);
+        assert_eq!([world.state(0, id), world.state(0, large)], ["delivered", "delivered"]);
+    }
+}
+
+/// DISK-3: a body whose first fragments found room is stopped when the disk fills, and goes on when there is room.
+#[test]
+fn a_disk_that_fills_stops_a_body_in_the_middle() {
+    let mut world = chain();
+    disk(&mut world, 2, 1 << 30);
+    let id = world.send_large(0, 2, &vec![7; limits::FRAGMENT * 8]);
+    while envelopes(&world, 1).len() < 2 {
+        if !world.carry() {
+            world.pass(10);
+        }
+    }
+    assert!(refusals(&world, 2).is_empty());
+    disk(&mut world, 2, 1000);
+    world.pass(3000);
+    let sent = envelopes(&world, 1).len();
+    world.pass(5000);
+    assert_eq!(envelopes(&world, 1).len(), sent, "refused when it is offered, not when it has come");
+    assert!(refusals(&world, 2).contains(&(Reason::DiskFull as i32)));
+    assert_ne!(world.state(0, id), "delivered");
+    disk(&mut world, 2, 1 << 30);
+    world.pass(10_000);
+    assert_eq!(world.state(0, id), "delivered");
+}
+
+/// DISK-3: between two measures a node takes no more than a third of what is above the reserve.
+#[test]
+fn what_is_accepted_between_two_measures_is_bounded() {
+    let mut world = chain();
+    world.cut(0, 1);
+    disk(&mut world, 0, (1 << 20) + 600_000);
+    let mut accepted = 0u64;
+    loop {
+        let message = submission(world.id(2), &[7; 10_000]);
+        match world.try_submit(0, vec![message]) {
+            Reply::Accepted(_) => accepted += 10_000,
+            Reply::Refused(Refusal::DiskFull { .. }) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!((150_000..=200_000).contains(&accepted), "{accepted}");
+    disk(&mut world, 0, (1 << 20) + 600_000);
+    let message = submission(world.id(2), &[7; 10_000]);
+    world.submit(0, vec![message]);
+}
+
+/// DISK-3: the same for what neighbours send, at a relay and at a destination.
+#[test]
+fn what_arrives_between_two_measures_is_bounded() {
+    for to in [1, 2] {
+        let mut world = chain();
+        world.kill(2);
+        if to == 2 {
+            world.start(2);
+            world.connect(1, 2);
+        }
+        disk(&mut world, to, (1 << 20) + 600_000);
+        for _ in 0..30 {
+            world.send(0, 2, &[&[7; 10_000]]);
+            world.settle();
+        }
+        let status = world.status(to);
+        let taken = if to == 1 { status.transit.1 } else { status.inbox.1 };
+        assert!((150_000..=200_000).contains(&taken), "{taken} at {to}");
+        assert!(refusals(&world, to).contains(&(Reason::DiskFull as i32)));
+    }
 }
 
 /// HOP-10: what is more urgent goes first, whenever it was accepted; within a class the order is that of acceptance.
@@ -246,7 +374,12 @@ fn custody_counts_only_for_what_is_in_flight() {
     world.kill(2);
     world.pass(1000);
     let id = world.send(0, 2, &[b"one"])[0];
-    let custody = hop::Custody { incarnation: vec![9; 16].into(), class: 2, up_to: 100, ..Default::default() };
+    let custody = hop::Custody {
+        incarnation: vec![9; 16].into(),
+        class: 2,
+        ranges: vec![hop::Range { first: 1, last: 100 }],
+        ..Default::default()
+    };
     world.inject(1, 0, Stream::Control, Kind::Custody(custody.clone()));
     assert!(world.carry() && world.carry());
     assert_eq!(world.state(0, id), "accepted", "of another incarnation");
@@ -364,9 +497,14 @@ fn a_receipt_is_proof_only_if_its_tags_agree() {
         Kind::Receipt(hop::Attested { object, chain: Vec::new() })
     };
     let (beyond, wrong) = (receipt(1, 3), receipt(2, 2));
+    // Of the running incarnation it would show a clone (rule EVIDENCE-1).
+    world.kill(0);
+    world.start(0);
+    world.connect(0, 2);
+    world.tamper(|_, _, _| false);
     world.inject(2, 0, Stream::Control, beyond);
     world.inject(2, 0, Stream::Control, wrong);
-    assert!(world.carry() && world.carry());
+    assert!(world.carry());
     assert_eq!(world.state(0, ids[0]), "accepted");
     assert!(world.carry());
     assert_eq!(world.state(0, ids[0]), "damaged: outcome unknown");
@@ -406,4 +544,54 @@ fn facts_travel_as_signed() {
     world.connect(0, 1);
     world.settle();
     assert_eq!(world.count("fact"), asked, "nobody asks for what it has");
+}
+
+/// HOP-11: on a connection on which nothing is answered what was in hand does not wait for ever.
+#[test]
+fn a_connection_without_answers_is_closed() {
+    let mut world = World::new(2, 71);
+    world.connect(0, 1);
+    world.pass(1000);
+    let id = world.send(0, 1, &[b"x"])[0];
+    world.tamper(|_, _, _| false);
+    world.pass(50_000);
+    assert!(world.disconnects.is_empty());
+    world.pass(20_000);
+    assert_eq!(
+        world.disconnects.iter().map(|(host, why)| (*host, *why)).collect::<Vec<_>>(),
+        [(0, "it answers nothing")]
+    );
+    world.cut(0, 1);
+    world.connect(0, 1);
+    world.pass(1000);
+    assert_eq!(world.state(0, id), "delivered");
+}
+
+/// DIAL-2: at its start a node knows its neighbours of before, also one that only ever dialled it, and where they listen.
+#[test]
+fn neighbours_and_where_they_listen_are_known_after_a_start() {
+    let mut world = World::new(2, 13);
+    let listens = "/ip4/192.0.2.1/tcp/4884".to_owned();
+    world.input(0, Input::ListenAddressesChanged { addresses: vec![listens.clone()] });
+    world.connect(0, 1);
+    world.pass(1000);
+    world.kill(1);
+    world.start(1);
+    let known = &world.hosts[1].engine.as_ref().unwrap().own_hello().known_peers;
+    assert_eq!(*known, [KnownPeer { node: world.id(0), reached: vec![], told: vec![listens] }]);
+}
+
+/// Routes name every node that is known here, and every other for which mail waits.
+#[test]
+fn routes_name_whoever_mail_waits_for() {
+    let mut world = chain();
+    let stranger = NodeKey::from_seed(&[99; 32]).id();
+    world.submit(0, vec![submission(stranger, b"one")]);
+    let request = RequestId(world.draw());
+    world.input(0, Input::RoutesAsked { request, to: None });
+    let Some(Reply::Routes(routes)) = world.hosts[0].replies.remove(&request) else { panic!("no routes") };
+    let to = |node| routes.iter().find(|route| route.to == node).map(|route| (route.next, route.waiting));
+    assert_eq!(to(world.id(2)), Some((Some(world.id(1)), 0)), "C is reached through B");
+    assert_eq!(to(stranger), Some((None, 1)));
+    assert_eq!(routes.len(), 3);
 }

@@ -4,15 +4,19 @@
 
 mod world;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use prost::Message as _;
-use waypost_core::engine::effect::{Reply, Stream};
+use waypost_core::engine::effect::{DeadLetter, Refusal, Reply, Stream};
 use waypost_core::engine::input::{ConsumerId, Input, RequestId, StreamId};
 use waypost_core::engine::{Engine, Identity};
 use waypost_core::envelope::{Header, Name};
-use waypost_core::id::{Class, FlowId, Incarnation, NetworkId};
+use waypost_core::id::{Class, FlowId, Incarnation, MessageId, NetworkId};
 use waypost_core::limits;
+use waypost_core::store::keys::Key as _;
 use waypost_core::store::kv::Table;
+use waypost_core::store::tables::QueueKey;
 use waypost_core::trust::{Encapsulation, NodeKey, seal};
 use waypost_proto::hop::frame::Kind;
 use waypost_proto::{hop, stored};
@@ -366,6 +370,22 @@ fn a_cancellation_is_final_only_before_mail_left() {
     assert!(rungs.contains(&"cancelled".to_owned()) && rungs.contains(&"arrived late".to_owned()), "{rungs:?}");
 }
 
+/// CANCEL-1: a request that names a message nobody knows is refused whole.
+#[test]
+fn a_request_to_cancel_is_refused_whole() {
+    let mut world = chain();
+    world.cut(0, 1);
+    let id = world.send(0, 2, &[b"one"])[0];
+    let request = RequestId(world.draw());
+    world.input(0, Input::CancelAsked { request, ids: vec![id, MessageId([7; 16])] });
+    let reply = world.hosts[0].replies.remove(&request);
+    assert!(
+        matches!(reply, Some(Reply::Refused(Refusal::UnknownMessage(unknown))) if unknown.0 == [7; 16]),
+        "{reply:?}"
+    );
+    assert_eq!(world.state(0, id), "accepted");
+}
+
 /// QUOTA-3: what the inbox could never hold is rejected, signed, not tried for ever.
 #[test]
 fn what_never_fits_is_rejected() {
@@ -419,6 +439,90 @@ fn dead_letters_are_kept_and_told() {
     assert_eq!(world.received(1, dead), [&b"bad"[..], b"slow"]);
 }
 
+fn dead(world: &mut World, channel: Option<&str>) -> Vec<DeadLetter> {
+    let (mut all, mut after) = (Vec::new(), None);
+    loop {
+        let request = RequestId(world.draw());
+        let channel = channel.map(|name| name.parse().unwrap());
+        world.input(1, Input::DeadAsked { request, channel, after });
+        let Some(Reply::Dead { letters, next }) = world.hosts[1].replies.remove(&request) else { panic!("no list") };
+        all.extend(letters);
+        after = next;
+        if after.is_none() {
+            return all;
+        }
+    }
+}
+
+fn settle_dead(world: &mut World, letters: &[DeadLetter], is_retried: bool) -> Vec<MessageId> {
+    let request = RequestId(world.draw());
+    let letters = letters.iter().map(|letter| (letter.place, letter.id)).collect();
+    world.input(1, Input::DeadSettled { request, letters, is_retried });
+    match world.hosts[1].replies.remove(&request) {
+        Some(Reply::DeadSettled(done)) => done,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// CONSUME-4: what failed the last time it may is dead with that failure, whether a consumer comes again or not.
+#[test]
+fn the_last_failure_makes_a_dead_letter() {
+    let mut world = pair();
+    world.send(0, 1, &[b"bad"]);
+    world.settle();
+    let consumer = open(&mut world, 1, "orders", 2);
+    world.input(1, Input::Nacked { consumer, delivery: 1, delay_ms: 0 });
+    assert!(dead(&mut world, None).is_empty(), "once more is allowed");
+    world.input(1, Input::Nacked { consumer, delivery: 2, delay_ms: 60_000 });
+    world.input(1, Input::ConsumerClosed { consumer });
+    let letters = dead(&mut world, None);
+    assert_eq!((letters.len(), letters[0].deliveries, letters[0].reason.as_str()), (1, 2, "delivered too often"));
+}
+
+/// CONSUME-5: a dead letter tells why, also after a restart; it comes once more, or goes, and is never both.
+#[test]
+fn dead_letters_are_listed_retried_and_dropped() {
+    let mut world = pair();
+    let bodies: Vec<Vec<u8>> = (0..150u8).map(|number| vec![number; 10]).collect();
+    let ids = world.send(0, 1, &bodies.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    world.settle();
+    let consumer = world.open_consumer(1, "orders", 1000);
+    let held: Vec<u64> = world.hosts[1].deliveries[&consumer].iter().map(|delivery| delivery.delivery).collect();
+    for delivery in held {
+        world.input(1, Input::Refused { consumer, delivery, reason: "no such article".to_owned() });
+    }
+    world.input(1, Input::ConsumerClosed { consumer });
+    world.kill(1);
+    world.start(1);
+    world.connect(0, 1);
+    world.settle();
+    let letters = dead(&mut world, None);
+    assert_eq!(letters.iter().map(|letter| letter.id).collect::<Vec<_>>(), ids, "all, once, over several pages");
+    let first = &letters[0];
+    assert_eq!((first.channel.as_str(), first.deliveries, first.from), ("orders", 1, world.id(0)));
+    assert_eq!(first.reason, "refused by the application: no such article");
+    assert_eq!((first.died_at_ms, first.size), (world.now.wall_ms, 10));
+    assert_eq!((dead(&mut world, Some("orders")).len(), dead(&mut world, Some("order")).len()), (150, 0));
+
+    let reader = world.open_consumer(1, "dead.orders", 1);
+    assert_eq!(settle_dead(&mut world, &letters[..3], true), [ids[1], ids[2]], "the first is in somebody's hands");
+    world.input(1, Input::ConsumerClosed { consumer: reader });
+    assert_eq!(settle_dead(&mut world, &letters[..4], false), [ids[0], ids[3]], "what was retried is no dead letter");
+    assert_eq!((dead(&mut world, None).len(), world.counts(1).1), (146, 148));
+    // Living mail is no dead letter, wherever somebody says that it lies.
+    let places = world.hosts[1].kv.rows().filter(|(of, ..)| *of == Table::Queue);
+    let places = places.map(|(_, key, _)| QueueKey::decode(key).unwrap());
+    let living = places.filter(|place| place.0 != first.place.0).zip([ids[1], ids[2]]);
+    let living: Vec<_> = living.map(|(place, id)| DeadLetter { place, id, ..first.clone() }).collect();
+    assert_eq!((living.len(), settle_dead(&mut world, &living, false)), (2, vec![]));
+    let again = world.open_consumer(1, "orders", 1000);
+    assert_eq!(world.received(1, again), [bodies[1].clone(), bodies[2].clone()]);
+    assert!(world.hosts[1].deliveries[&again].iter().all(|delivery| delivery.deliveries == 1));
+    world.acknowledge_all(1, again);
+    world.pass(1000);
+    assert_eq!((world.counts(1).1, world.state(0, ids[3]).as_str()), (146, "refused: refused by the application"));
+}
+
 /// IDEM-2: a key names its message for seven days after the ending, and then no longer.
 #[test]
 fn a_key_is_kept_for_seven_days() {
@@ -431,6 +535,67 @@ fn a_key_is_kept_for_seven_days() {
     world.pass(2_000);
     let again = &world.submit(0, vec![message])[0];
     assert!(!again.repeated && again.id != first);
+}
+
+/// IDEM-2: the last fragment of a body may end long after the first; its key and ladder are kept for seven days from then.
+#[test]
+fn a_key_of_a_body_is_kept_for_seven_days_after_its_last_fragment() {
+    let mut world = pair();
+    let mut message = submission(world.id(1), b"");
+    message.idempotency_key = Some("k".to_owned());
+    let id = world.send_streamed(0, message.clone(), &vec![7; 3 * limits::FRAGMENT]);
+    let open =
+        |world: &World| stored::Message::decode(rows(world, 0, Table::Message)[0].clone()).unwrap().open_fragments;
+    while open(&world) == 3 {
+        assert!(world.carry());
+    }
+    assert!(open(&world) > 0, "the way is cut in the middle");
+    world.cut(0, 1);
+    world.pass(6 * DAY_MS);
+    world.connect(0, 1);
+    world.settle();
+    assert_eq!(world.state(0, id), "delivered");
+    world.pass(7 * DAY_MS - 1_000);
+    assert_eq!((world.state(0, id).as_str(), rows(&world, 0, Table::Idempotency).len()), ("delivered", 1));
+    assert_eq!(world.send_streamed(0, message, &vec![7; 3 * limits::FRAGMENT]), id);
+    world.pass(2_000);
+    for table in [Table::Message, Table::Idempotency, Table::Envelope, Table::Contents] {
+        assert!(rows(&world, 0, table).is_empty(), "{table:?}");
+    }
+}
+
+/// TRACE-3: what has not ended after four hours says so on its ladder, also after a start and when it has ended.
+#[test]
+fn a_delay_is_noted_on_the_ladder() {
+    let mut world = chain();
+    world.kill(2);
+    world.pass(1_000);
+    let mut short = submission(world.id(2), b"short");
+    short.lifetime_ms = 3_600_000;
+    let short = world.submit(0, vec![short])[0].id;
+    let (slow, quick) = (world.send(0, 2, &[b"slow"])[0], world.send(0, 1, &[b"quick"])[0]);
+    world.pass(limits::DELAY_NOTICE_MS - 1_000);
+    assert_eq!(ladder(&mut world, 0, slow), ["accepted", "held"]);
+    world.pass(2_000);
+    let trace = world.trace(0, slow);
+    let notice = trace.ladder.iter().find(|rung| rung.state == "delayed: not delivered within 4h").unwrap();
+    assert_eq!((notice.at_ms - trace.ladder[0].at_ms, trace.state.as_str()), (limits::DELAY_NOTICE_MS, "held"));
+    world.kill(0);
+    world.now.boot_id = [9; 16];
+    world.start(0);
+    assert_eq!(ladder(&mut world, 0, slow).len(), 3, "what was told stays, though a reboot may take time back");
+    world.start(2);
+    world.connect(0, 1);
+    world.connect(1, 2);
+    world.settle();
+    assert_eq!(
+        ladder(&mut world, 0, slow),
+        ["accepted", "held", "delayed: not delivered within 4h", "delivered"],
+        "it stays when the message has ended"
+    );
+    world.pass(DAY_MS);
+    assert_eq!(ladder(&mut world, 0, quick), ["accepted", "delivered"]);
+    assert_eq!(ladder(&mut world, 0, short), ["accepted", "held", "expired"]);
 }
 
 /// START-3, BODY-2: what streamed in when the node died was never accepted, and leaves nothing behind.
@@ -455,7 +620,8 @@ fn another_networks_mail_is_not_opened() {
     world.kill(0);
     let host = &world.hosts[0];
     let key = NodeKey::from_seed(&host.key.seed());
-    let identity = Identity { key, network: NetworkId([7; 32]), chain: Vec::new(), seed: [1; 32] };
+    let identity =
+        Identity { key, network: NetworkId([7; 32]), chain: Vec::new(), proofs: Arc::default(), seed: [1; 32] };
     assert!(Engine::recover(identity, host.policy.clone(), &host.kv, world.now).is_err());
 }
 
@@ -464,6 +630,35 @@ fn ordered(world: &World, to: usize, body: &[u8], class: Class) -> waypost_core:
     message.order_key = Some("k".to_owned());
     message.class = class;
     message
+}
+
+/// ORDER-4: what lies in the inbox and waits does not keep out what it waits for, be that together larger than the inbox.
+#[test]
+fn what_waits_does_not_keep_out_its_predecessor() {
+    for sizes in [vec![2_900; 5], vec![6_000]] {
+        let mut world = World::new(2, 41);
+        world.hosts[1].policy.inbox_bytes = 10_000;
+        world.kill(1);
+        world.start(1);
+        world.connect(0, 1);
+        world.pass(1_000);
+        let before = sizes.iter().map(|size| ordered(&world, 1, &vec![1; *size], Class::Normal)).collect();
+        world.submit(0, before);
+        world.tamper(|_, _, frame| !matches!(&frame.kind, Some(Kind::Envelope(_))));
+        world.submit(0, vec![ordered(&world, 1, &[2; 4_500], Class::Urgent)]);
+        world.settle();
+        assert_eq!(world.counts(1).1, 1, "the last came first");
+        world.cut(0, 1);
+        world.connect(0, 1);
+        world.pass(10_000);
+        let consumer = world.open_consumer(1, "orders", 10);
+        for _ in 0..=sizes.len() {
+            world.acknowledge_all(1, consumer);
+            world.pass(1_000);
+        }
+        let came: Vec<usize> = world.received(1, consumer).iter().map(Bytes::len).collect();
+        assert_eq!(came, [sizes, vec![4_500]].concat());
+    }
 }
 
 /// ORDER-1, ORDER-2, ORDER-3: a message under a key comes when the one before it has left the inbox, though it came
@@ -535,4 +730,47 @@ fn a_delayed_message_goes_when_it_is_due() {
     assert!(headers(&world, 0).is_empty(), "not before its time");
     world.pass(2_000);
     assert_eq!((world.counts(1).1, world.state(0, ids[0]).as_str()), (1, "delivered"));
+}
+
+/// CANCEL-1: a delayed message for this node itself is cancelled and not delivered before its time.
+#[test]
+fn a_delayed_message_to_oneself_is_cancelled() {
+    let mut world = pair();
+    let mut message = submission(world.id(0), b"later");
+    message.delay_ms = 60_000;
+    let id = world.submit(0, vec![message])[0].id;
+    assert_eq!(cancel(&mut world, 0, id), "cancelled");
+    world.pass(61_000);
+    assert_eq!((world.counts(0), world.state(0, id).as_str()), ((0, 0, 0), "cancelled"));
+}
+
+/// ORDER-2, WORD-3: what follows a message to oneself that was cancelled before it came does not wait for it.
+#[test]
+fn what_follows_cancelled_mail_to_oneself_comes() {
+    let mut world = pair();
+    let mut message = submission(world.id(0), b"first");
+    message.order_key = Some("key".to_owned());
+    // Of another class, it is of a flow of which nothing ever came in.
+    let later = waypost_core::message::Submission { delay_ms: 60_000, class: Class::Bulk, ..message.clone() };
+    let id = world.submit(0, vec![later])[0].id;
+    assert_eq!(cancel(&mut world, 0, id), "cancelled");
+    let consumer = world.open_consumer(0, "orders", 1);
+    world.submit(0, vec![message]);
+    world.pass(1000);
+    assert_eq!(world.hosts[0].deliveries[&consumer].len(), 1);
+}
+
+/// RECEIPT-7: a settlement whose receipt a crash swallowed is told after the start.
+#[test]
+fn a_settlement_is_told_after_a_crash() {
+    let mut world = pair();
+    let consumer = world.open_consumer(1, "orders", 1);
+    let id = world.send(0, 1, &[b"x"])[0];
+    world.pass(100);
+    world.acknowledge_all(1, consumer);
+    world.kill(1);
+    world.start(1);
+    world.connect(0, 1);
+    world.pass(1000);
+    assert_eq!(world.state(0, id), "consumed");
 }

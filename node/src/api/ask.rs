@@ -140,7 +140,11 @@ pub async fn invite(inputs: &Inputs, request: wire::InviteRequest) -> Result<wir
     }
 }
 
-async fn ask(inputs: &Inputs, make: impl FnOnce(RequestId) -> Input) -> Result<Reply, Status> {
+/// Asks the engine; a refusal becomes a status.
+///
+/// # Errors
+/// The engine's refusal, or that the node is stopping.
+pub async fn ask(inputs: &Inputs, make: impl FnOnce(RequestId) -> Input) -> Result<Reply, Status> {
     refusal(inputs.ask(make).await.map_err(stopping)?)
 }
 

@@ -1,9 +1,11 @@
 //! Between the API's messages and the engine's: checks what comes in, shapes what goes out, decides nothing.
 
 use tonic::Status;
-use waypost_core::engine::effect::{Accepted, CustodyEvent, Delivery, Peer, Route, Rung, Status as NodeStatus, Trace};
+use waypost_core::engine::effect::{
+    Accepted, CustodyEvent, Delivery, Peer, RaisedAlarm, Route, Rung, Status as NodeStatus, Trace,
+};
 use waypost_core::engine::input::Level;
-use waypost_core::id::{Class, MessageId};
+use waypost_core::id::{Class, MessageId, NodeId};
 use waypost_core::limits;
 use waypost_core::message::{Invalid, Submission};
 
@@ -72,21 +74,23 @@ pub fn message_id(text: &str) -> Result<MessageId, Status> {
 /// What was accepted.
 #[must_use]
 pub fn accepted(accepted: Vec<Accepted>) -> wire::SendResponse {
+    let mut addresses = Addresses::default();
     let one = |accepted: Accepted| wire::Accepted {
         id: accepted.id.to_string(),
-        to: accepted.to.to_string(),
+        to: addresses.text_of(accepted.to),
         repeated: accepted.repeated,
     };
     wire::SendResponse { accepted: accepted.into_iter().map(one).collect() }
 }
 
-/// A message on its way to a consumer of `channel`.
+/// Messages on their way to a consumer of `channel`.
 #[must_use]
-pub fn delivery(channel: &str, delivery: Delivery) -> wire::Delivery {
-    wire::Delivery {
+pub fn deliveries(channel: &str, deliveries: Vec<Delivery>) -> Vec<wire::Delivery> {
+    let mut addresses = Addresses::default();
+    let one = |delivery: Delivery| wire::Delivery {
         delivery: delivery.delivery,
         id: delivery.id.to_string(),
-        from: delivery.from.to_string(),
+        from: addresses.text_of(delivery.from),
         channel: channel.to_owned(),
         deliveries: delivery.deliveries,
         sent_at_ms: delivery.sent_at_ms,
@@ -94,6 +98,27 @@ pub fn delivery(channel: &str, delivery: Delivery) -> wire::Delivery {
         streamed: delivery.fragments > 1,
         body: delivery.body,
         size: delivery.size,
+    };
+    deliveries.into_iter().map(one).collect()
+}
+
+/// Addresses as text, the last one kept: mail comes in runs of one address, and base 58 is slow beside the rest of a
+/// small message.
+#[derive(Default)]
+struct Addresses {
+    last: Option<(NodeId, String)>,
+}
+
+impl Addresses {
+    fn text_of(&mut self, node: NodeId) -> String {
+        match &self.last {
+            Some((known, text)) if *known == node => text.clone(),
+            _ => {
+                let text = node.to_string();
+                self.last = Some((node, text.clone()));
+                text
+            }
+        }
     }
 }
 
@@ -146,11 +171,23 @@ pub fn status(status: NodeStatus, info: &NodeInfo, (bytes, free_bytes): (u64, u6
             standby: status.standby,
         }),
         peers: status.peers,
-        store: Some(wire::status_response::Store { bytes, free_bytes, durable_seq: status.durable_sequence }),
+        store: Some(wire::status_response::Store {
+            bytes,
+            free_bytes,
+            durable_seq: status.durable_sequence,
+            full: status.disk_full,
+            damage: info.damage.clone().unwrap_or_default(),
+        }),
         name: status.name,
         network: status.network,
         listen: status.listen,
+        alarms: status.alarms.into_iter().map(alarm).collect(),
     }
+}
+
+fn alarm(alarm: RaisedAlarm) -> wire::status_response::Alarm {
+    let RaisedAlarm { why, first_ms, last_ms, times } = alarm;
+    wire::status_response::Alarm { why, first_ms, last_ms, times }
 }
 
 /// A neighbour.
@@ -174,5 +211,18 @@ pub fn route(route: Route) -> wire::routes_response::Route {
         next: route.next.map(|node| node.to_string()).unwrap_or_default(),
         expected_delay_ms: route.expected_delay_ms,
         waiting: route.waiting,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_message_names_its_own_destination() {
+        let nodes = [1, 1, 2, 1].map(|byte| NodeId([byte; 32]));
+        let one = |to| Accepted { id: MessageId([0; 16]), to, repeated: false };
+        let texts: Vec<_> = accepted(nodes.map(one).into()).accepted.into_iter().map(|one| one.to).collect();
+        assert_eq!(texts, nodes.map(|node| node.to_string()));
     }
 }

@@ -5,6 +5,7 @@ mod ask;
 mod bodies;
 mod callers;
 mod convert;
+mod dead;
 mod mailbox;
 mod receive;
 mod refuse;
@@ -16,7 +17,7 @@ mod upload;
 mod whole;
 pub mod wire;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,9 +33,12 @@ use tonic_health::server::HealthReporter;
 use tower::util::MapRequestLayer;
 use waypost_core::engine::effect::Effect;
 
+use crate::config::SocketConfig;
 use crate::inputs::Inputs;
+use callers::Admits;
 use registry::Registry;
 use service::Service;
+use socket::BoundAt;
 use wire::waypost_server::WaypostServer;
 
 pub use refuse::RETRY_AFTER;
@@ -47,7 +51,7 @@ const STREAM_WINDOW: u32 = 1 << 20;
 /// Calls at the same time on one connection.
 const CALLS: u32 = 1024;
 /// How long a stopping node waits for its last answers to leave.
-const FAREWELL: Duration = Duration::from_secs(5);
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// How many bytes the data directory fills and how many are free on its disk; may block.
 pub type Space = Arc<dyn Fn() -> (u64, u64) + Send + Sync>;
@@ -61,6 +65,8 @@ pub struct NodeInfo {
     pub started: Instant,
     /// Measures the store.
     pub space: Space,
+    /// What the store has lost, in words, until a person has taken the damaged files away.
+    pub damage: Option<String>,
 }
 
 /// Why the socket could not be opened.
@@ -83,20 +89,22 @@ pub struct Api {
     registry: Registry,
     stop: CancellationToken,
     serving: TaskTracker,
-    socket: PathBuf,
+    socket: BoundAt,
 }
 
 /// Opens the socket and serves it. To be called inside a tokio runtime, once the store is open.
 ///
 /// # Errors
 /// Another node answers there, or the system refuses.
-pub fn start(socket: PathBuf, inputs: Inputs, info: NodeInfo) -> Result<Api, ApiError> {
-    let listener = UnixListener::from_std(socket::listen_at(&socket)?)?;
+pub fn start(config: &SocketConfig, inputs: Inputs, info: NodeInfo) -> Result<Api, ApiError> {
+    let (listener, socket) = socket::listen_at(config)?;
+    let listener = UnixListener::from_std(listener)?;
+    let admits = if socket::is_shared(config) { Admits::WhoCouldConnect } else { Admits::Own };
     let api =
         Api { registry: Registry::default(), stop: CancellationToken::new(), serving: TaskTracker::new(), socket };
     let service = Service { inputs, registry: api.registry.clone(), info, stop: api.stop.clone() };
     let (reporter, health) = tonic_health::server::health_reporter();
-    api.serving.spawn(serve(listener, routes(service, health)?, reporter, api.stop.clone()));
+    api.serving.spawn(serve(listener, routes(service, health, admits)?, reporter, api.stop.clone()));
     api.serving.close();
     Ok(api)
 }
@@ -111,30 +119,32 @@ impl Api {
     /// Where it listens.
     #[must_use]
     pub fn socket(&self) -> &Path {
-        &self.socket
+        self.socket.path()
     }
 
     /// Takes no more calls, ends the ones under way with `UNAVAILABLE`, and removes the socket.
     pub async fn stop(&self) {
+        // First its name: once nobody listens, another node may take the place.
+        self.socket.remove();
         self.stop.cancel();
         if tokio::time::timeout(FAREWELL, self.serving.wait()).await.is_err() {
             tracing::debug!("some applications did not read their last answers");
         }
-        let _ = std::fs::remove_file(&self.socket);
     }
 }
 
 /// Everything behind the check of who is calling.
-fn routes(service: Service, health: HealthServer<impl Health>) -> Result<Routes, ApiError> {
+fn routes(service: Service, health: HealthServer<impl Health>, admits: Admits) -> Result<Routes, ApiError> {
     let waypost =
         WaypostServer::new(service).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES);
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
-    Ok(Routes::new(InterceptedService::new(waypost, callers::admit))
-        .add_service(InterceptedService::new(health, callers::admit))
-        .add_service(InterceptedService::new(reflection, callers::admit)))
+    let admit = move |request| admits.admit(request);
+    Ok(Routes::new(InterceptedService::new(waypost, admit))
+        .add_service(InterceptedService::new(health, admit))
+        .add_service(InterceptedService::new(reflection, admit)))
 }
 
 async fn serve(listener: UnixListener, routes: Routes, reporter: HealthReporter, stop: CancellationToken) {
@@ -148,6 +158,6 @@ async fn serve(listener: UnixListener, routes: Routes, reporter: HealthReporter,
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())
         .await;
     if let Err(error) = served {
-        tracing::error!(%error, "the socket failed");
+        tracing::error!(why = %error, "the socket failed");
     }
 }

@@ -11,7 +11,7 @@ use waypost_core::limits::LEASE_MS;
 
 use super::bodies::Bodies;
 use super::callers::Caller;
-use super::convert::delivery;
+use super::convert::deliveries;
 use super::mailbox::{End, News};
 use super::refuse::{invalid, refused, stopping};
 use super::registry::{OpenConsumer, Registry};
@@ -142,8 +142,8 @@ async fn downward(inputs: &Inputs, consumer: &OpenConsumer, channel: &str, sink:
 /// What to send for the news: confirmations first, deliveries before the parts of their bodies.
 fn shape(channel: &str, news: News, bodies: &mut Bodies) -> Vec<Down> {
     let settled = (!news.settled.is_empty()).then(|| Down::Settled(Settled { deliveries: news.settled }));
-    let deliveries: Vec<_> = news.deliveries.into_iter().map(|one| delivery(channel, one)).collect();
-    let batch = (!deliveries.is_empty()).then(|| Down::Batch(Batch { deliveries }));
+    let batch =
+        (!news.deliveries.is_empty()).then(|| Down::Batch(Batch { deliveries: deliveries(channel, news.deliveries) }));
     let data = news.parts.into_iter().filter_map(|part| bodies.take(part)).map(Down::Data);
     settled.into_iter().chain(batch).chain(data).collect()
 }

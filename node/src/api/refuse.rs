@@ -14,7 +14,10 @@ pub const RETRY_AFTER: &str = "retry-after-ms";
 #[must_use]
 pub fn refused(refusal: &Refusal) -> Status {
     let mut status = Status::new(code(refusal), refusal.to_string());
-    if let Refusal::OutboxFull { retry_after_ms, .. } | Refusal::TooMany { retry_after_ms, .. } = refusal {
+    if let Refusal::OutboxFull { retry_after_ms, .. }
+    | Refusal::DiskFull { retry_after_ms, .. }
+    | Refusal::TooMany { retry_after_ms, .. } = refusal
+    {
         status.metadata_mut().insert(RETRY_AFTER, MetadataValue::from(*retry_after_ms));
     }
     status
@@ -22,9 +25,11 @@ pub fn refused(refusal: &Refusal) -> Status {
 
 fn code(refusal: &Refusal) -> Code {
     match refusal {
-        Refusal::Invalid(_) | Refusal::AmbiguousName { .. } | Refusal::BadKey(_) => Code::InvalidArgument,
+        Refusal::Invalid(_) | Refusal::AmbiguousName { .. } | Refusal::BadKey(_) | Refusal::LargerThanOutbox { .. } => {
+            Code::InvalidArgument
+        }
         Refusal::UnknownName(_) | Refusal::UnknownMessage(_) => Code::NotFound,
-        Refusal::OutboxFull { .. } | Refusal::TooMany { .. } => Code::ResourceExhausted,
+        Refusal::OutboxFull { .. } | Refusal::DiskFull { .. } | Refusal::TooMany { .. } => Code::ResourceExhausted,
         Refusal::KeyReused(_) => Code::AlreadyExists,
         Refusal::NotAdmitted => Code::FailedPrecondition,
         Refusal::StreamEnded => Code::Aborted,
@@ -63,12 +68,21 @@ mod tests {
         assert!(status.message().contains("retry after 250 ms"));
     }
 
+    /// DISK-3: a program is told that the disk is full, and when to come again.
+    #[test]
+    fn a_full_disk_says_when_to_come_again() {
+        let status = refused(&Refusal::DiskFull { free: 9, reserve: 10, retry_after_ms: 5000 });
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert_eq!(status.metadata().get(RETRY_AFTER).unwrap(), "5000");
+    }
+
     #[test]
     fn what_cannot_be_is_told_from_what_is_not_known() {
         let code = |refusal| refused(&refusal).code();
         assert_eq!(code(Refusal::Invalid(Invalid::Lifetime(0))), Code::InvalidArgument);
         assert_eq!(code(Refusal::UnknownName("x".into())), Code::NotFound);
         assert_eq!(code(Refusal::KeyReused("x".into())), Code::AlreadyExists);
+        assert_eq!(code(Refusal::LargerThanOutbox { amount: 2, limit: 1, unit: "bytes" }), Code::InvalidArgument);
         assert_eq!(code(Refusal::NotAdmitted), Code::FailedPrecondition);
     }
 }

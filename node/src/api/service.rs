@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 use super::callers::caller;
 use super::refuse::stopping;
 use super::registry::Registry;
-use super::{NodeInfo, ask, receive, send, wire};
+use super::{NodeInfo, ask, dead, receive, send, wire};
 use crate::inputs::{Inputs, Stopped};
 
 /// What every call can reach.
@@ -74,6 +74,20 @@ impl wire::waypost_server::Waypost for Service {
 
     async fn routes(&self, request: Request<wire::RoutesRequest>) -> Result<Response<wire::RoutesResponse>, Status> {
         self.unless_stopping(ask::routes(&self.inputs, request.into_inner())).await
+    }
+
+    async fn dead_letters(
+        &self,
+        request: Request<wire::DeadLettersRequest>,
+    ) -> Result<Response<wire::DeadLettersResponse>, Status> {
+        self.unless_stopping(dead::list(&self.inputs, request.into_inner())).await
+    }
+
+    async fn settle_dead_letters(
+        &self,
+        request: Request<wire::SettleDeadLettersRequest>,
+    ) -> Result<Response<wire::SettleDeadLettersResponse>, Status> {
+        self.unless_stopping(dead::settle(&self.inputs, request.into_inner())).await
     }
 
     async fn invite(&self, request: Request<wire::InviteRequest>) -> Result<Response<wire::InviteResponse>, Status> {

@@ -9,7 +9,7 @@ use waypost_core::id::MessageId;
 use waypost_core::limits;
 use waypost_core::message::{ChannelName, Recipient};
 
-use crate::config::{self, Dial, units};
+use crate::config::{self, Dial, LogFormat, units};
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 69 no node at the socket, 75 not yet (timed out, full: \
                           try again), 77 not permitted, 78 configuration, 130 interrupted.\n\
@@ -20,7 +20,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 69 no node at t
 #[command(name = "waypost", version, after_help = EXIT_CODES)]
 pub struct Cli {
     /// The node's socket [env: WAYPOST_SOCKET]
-    #[arg(long, global = true, env = "WAYPOST_SOCKET", hide_env = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// Print one JSON object a line
     #[arg(long, global = true)]
@@ -35,6 +35,9 @@ pub struct Cli {
 pub enum Command {
     /// Run the node in the foreground
     Run(RunArgs),
+    /// Check or show the node's configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Print this node's address
     Id(IdArgs),
     /// Print how the node is
@@ -51,10 +54,51 @@ pub enum Command {
     Send(Box<SendArgs>),
     /// Receive messages from a channel
     Recv(RecvArgs),
-    /// End messages before delivery
+    /// End messages before delivery; 1 when one was delivered or had ended otherwise, or is unknown
     Cancel(CancelArgs),
-    /// Show where a message is and was
+    /// Show where a message is and was, until 7 days after it ended
     Trace(TraceArgs),
+    /// List, retry or drop messages that no consumer could do anything with
+    #[command(subcommand)]
+    Dead(DeadCommand),
+}
+
+/// `dead`
+#[derive(Subcommand, Debug)]
+pub enum DeadCommand {
+    /// List them and why they died
+    List(DeadListArgs),
+    /// Hand them out once more in the channel they were for
+    Retry(DeadRetryArgs),
+    /// Let them go for good
+    Drop(DeadDropArgs),
+}
+
+/// `dead list`
+#[derive(Args, Debug)]
+pub struct DeadListArgs {
+    /// Only those that were for this channel
+    #[arg(value_parser = ChannelName::from_str)]
+    pub channel: Option<ChannelName>,
+}
+
+/// `dead retry`
+#[derive(Args, Debug)]
+pub struct DeadRetryArgs {
+    /// Which
+    #[arg(required_unless_present = "all", value_name = "ID", value_parser = message_id)]
+    pub ids: Vec<String>,
+    /// All there are now
+    #[arg(long, conflicts_with = "ids")]
+    pub all: bool,
+}
+
+/// `dead drop`
+#[derive(Args, Debug)]
+pub struct DeadDropArgs {
+    /// Which
+    #[arg(required = true, value_name = "ID", value_parser = message_id)]
+    pub ids: Vec<String>,
 }
 
 /// `run`
@@ -67,15 +111,15 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// Listen at this multiaddr; may be given several times
-    #[arg(long, value_name = "ADDR", value_parser = config::multiaddr)]
+    #[arg(long, value_name = "ADDR", value_parser = config::listen_address)]
     pub listen: Vec<String>,
     /// Dial this multiaddr; may be given several times
-    #[arg(long, value_name = "ADDR", value_parser = config::multiaddr)]
+    #[arg(long, value_name = "ADDR", value_parser = config::peer_address)]
     pub peer: Vec<String>,
     /// This node's name in the directory
     #[arg(long, value_parser = config::node_name)]
     pub name: Option<String>,
-    /// Do not look for neighbours on the local network (this version never does)
+    /// Neither look for neighbours on the local network nor be found there
     #[arg(long)]
     pub no_mdns: bool,
     /// Whom to dial: `known` never dials an address learned from others
@@ -84,6 +128,31 @@ pub struct RunArgs {
     /// Use a data directory on tmpfs, overlay or a network file system all the same
     #[arg(long)]
     pub force: bool,
+    /// Go on with an empty store where the old one is gone or does not open; what is left of it is set aside
+    #[arg(long)]
+    pub accept_loss: bool,
+    /// What the log shows: error, warn, info, debug or trace, or more exactly as in `waypost=debug,info`
+    #[arg(long, value_name = "LEVEL", value_parser = config::log_filter)]
+    pub log: Option<String>,
+    /// How log lines look: `text` for people, `json` for programs
+    #[arg(long, value_name = "text|json", value_parser = config::log_format)]
+    pub log_format: Option<LogFormat>,
+}
+
+/// `config`
+#[derive(Subcommand, Debug)]
+pub enum ConfigCommand {
+    /// Print ok, or every mistake in the file and in WAYPOST_* (exit code 78)
+    Check(ConfigArgs),
+    /// Print every setting that holds and who said it; the output is itself a configuration file
+    Show(ConfigArgs),
+}
+
+/// `config check`, `config show`
+#[derive(Args, Debug)]
+pub struct ConfigArgs {
+    /// The file `run` would be given with --config [default: the one it would find itself]
+    pub file: Option<PathBuf>,
 }
 
 /// `id`
@@ -158,7 +227,7 @@ pub struct SendArgs {
     /// Accept now, send after this time
     #[arg(long = "in", value_name = "DURATION", value_parser = units::duration)]
     pub delay: Option<Duration>,
-    /// The same key with the same message is sent once; several messages get KEY/1, KEY/2, …
+    /// The same key with the same message is sent once, until 7 days after it ended; several messages get KEY/1, KEY/2, …
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
 }

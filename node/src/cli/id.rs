@@ -43,7 +43,7 @@ pub async fn id(context: &Context, args: IdArgs) -> Result<Exit, Failure> {
 /// A socket named by the user is the node that is meant; then the data directory may be another's.
 async fn asked_or_stored(context: &Context) -> Result<Id, Failure> {
     let no_node = match asked(context).await {
-        Err(failure) if failure.exit == Exit::NoNode && context.named_socket.is_none() => failure,
+        Err(failure) if failure.exit == Exit::NoNode && !context.socket_named => failure,
         answer => return answer,
     };
     match &context.data {

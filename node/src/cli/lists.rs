@@ -6,7 +6,7 @@ use super::Context;
 use super::args::{InviteArgs, RoutesArgs};
 use super::connect::connect;
 use super::exit::{Exit, Failure};
-use super::output::{absent, json, line, local, size, span, table, utc};
+use super::output::{absent, count, json, line, local, size, span, table, utc};
 use crate::api::wire;
 
 #[derive(Serialize)]
@@ -27,11 +27,21 @@ struct Store {
     bytes: u64,
     free_bytes: u64,
     durable_seq: u64,
+    /// True while the disk is too full for new mail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    full: Option<bool>,
+    /// What was lost.
+    #[serde(skip_serializing_if = "absent")]
+    damage: String,
 }
 
 #[derive(Serialize)]
 struct Status {
     address: String,
+    #[serde(skip_serializing_if = "absent")]
+    name: String,
+    network: String,
+    listen: Vec<String>,
     version: String,
     uptime_ms: u64,
     outbox: Mail,
@@ -39,6 +49,16 @@ struct Status {
     transit: Transit,
     peers: u32,
     store: Store,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    alarms: Vec<Alarm>,
+}
+
+#[derive(Serialize)]
+struct Alarm {
+    why: String,
+    first_at: String,
+    last_at: String,
+    times: u64,
 }
 
 #[derive(Serialize)]
@@ -77,20 +97,20 @@ struct Invitation {
 /// No node answers.
 pub async fn status(context: &Context) -> Result<Exit, Failure> {
     let answer = connect(context).await?.status(wire::StatusRequest {}).await?.into_inner();
-    let (name, network, listen) = (answer.name.clone(), answer.network.clone(), answer.listen.clone());
     let status = Status::from(answer);
     if context.json {
         json(&status)?;
         return Ok(Exit::Done);
     }
     let row = |label: &str, text: String| vec![label.to_owned(), text];
-    let mail = |mail: &Mail| format!("{} messages, {}", mail.messages, size(mail.bytes));
+    let mail = |mail: &Mail| format!("{}, {}", count(mail.messages, "message"), size(mail.bytes));
     let transit = &status.transit;
-    let carried = format!("{} envelopes, {} ({} standby)", transit.envelopes, size(transit.bytes), transit.standby);
+    let carried =
+        format!("{}, {} ({} standby)", count(transit.envelopes, "envelope"), size(transit.bytes), transit.standby);
     let store = &status.store;
     let mut rows = vec![
         row("address", status.address.clone()),
-        row("network", network),
+        row("network", status.network.clone()),
         row("version", format!("{}, up {}", status.version, span(status.uptime_ms))),
         row("outbox", mail(&status.outbox)),
         row("inbox", mail(&status.inbox)),
@@ -98,10 +118,17 @@ pub async fn status(context: &Context) -> Result<Exit, Failure> {
         row("peers", status.peers.to_string()),
         row("store", format!("{}, {} free, commit {}", size(store.bytes), size(store.free_bytes), store.durable_seq)),
     ];
-    if !name.is_empty() {
-        rows.insert(1, row("name", name));
+    if store.full.is_some() {
+        rows.push(row("disk", "full: nothing new is accepted until there is room; mail drains".to_owned()));
     }
-    rows.extend(listen.into_iter().map(|address| row("listen", address)));
+    if !store.damage.is_empty() {
+        rows.push(row("damage", store.damage.clone()));
+    }
+    if !status.name.is_empty() {
+        rows.insert(1, row("name", status.name.clone()));
+    }
+    rows.extend(status.listen.iter().map(|address| row("listen", address.clone())));
+    rows.extend(status.alarms.iter().map(|alarm| row("ALARM", format!("{}: {}", alarm.last_at, alarm.why))));
     table(&rows)?;
     Ok(Exit::Done)
 }
@@ -114,15 +141,29 @@ impl From<wire::StatusResponse> for Status {
         };
         let transit = status.transit.unwrap_or_default();
         let store = status.store.unwrap_or_default();
+        let alarm = |alarm: wire::status_response::Alarm| {
+            let wire::status_response::Alarm { why, first_ms, last_ms, times } = alarm;
+            Alarm { why, first_at: utc(first_ms), last_at: utc(last_ms), times }
+        };
         Self {
             address: status.address,
+            name: status.name,
+            network: status.network,
+            listen: status.listen,
             version: status.version,
             uptime_ms: status.uptime_ms,
             outbox: mail(status.outbox),
             inbox: mail(status.inbox),
             transit: Transit { envelopes: transit.envelopes, bytes: transit.bytes, standby: transit.standby },
             peers: status.peers,
-            store: Store { bytes: store.bytes, free_bytes: store.free_bytes, durable_seq: store.durable_seq },
+            store: Store {
+                bytes: store.bytes,
+                free_bytes: store.free_bytes,
+                durable_seq: store.durable_seq,
+                full: store.full.then_some(true),
+                damage: store.damage,
+            },
+            alarms: status.alarms.into_iter().map(alarm).collect(),
         }
     }
 }

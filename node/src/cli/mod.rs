@@ -1,7 +1,9 @@
 //! The command line: what may be said, and which file carries it out. Data on standard output, talk on standard error.
 
 mod args;
+mod config;
 mod connect;
+mod dead;
 mod exit;
 mod id;
 mod join;
@@ -18,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::config::{self, Places};
+use crate::config::Places;
 use args::{Cli, Command};
 use exit::{Exit, Failure};
 
@@ -26,8 +28,10 @@ use exit::{Exit, Failure};
 struct Context {
     /// As said, or where this user's node is by convention.
     socket: Option<PathBuf>,
-    /// The socket as the user named it.
-    named_socket: Option<PathBuf>,
+    /// The socket as `--socket` names it.
+    socket_flag: Option<PathBuf>,
+    /// Whether the user named the socket, there or in the environment.
+    socket_named: bool,
     /// The data directory by convention or configuration.
     data: Option<PathBuf>,
     /// One object a line.
@@ -36,8 +40,11 @@ struct Context {
 
 impl Context {
     fn of(cli: &Cli) -> Self {
-        let Places { data, socket, .. } = config::find(is_root(), &variable);
-        Self { named_socket: cli.socket.clone(), socket: cli.socket.clone().or(socket), data, json: cli.json }
+        let Places { data, socket, .. } = crate::config::find(is_root(), &variable);
+        let socket_flag = cli.socket.clone();
+        let in_environment = variable("WAYPOST_SOCKET").is_some_and(|path| !path.is_empty());
+        let socket_named = socket_flag.is_some() || in_environment;
+        Self { socket: socket_flag.clone().or(socket), socket_flag, socket_named, data, json: cli.json }
     }
 
     fn data(&self, named: Option<PathBuf>) -> Result<PathBuf, Failure> {
@@ -52,16 +59,28 @@ impl Context {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
+        Err(said) if said.use_stderr() => {
+            let asks_json = std::env::args_os().skip(1).take_while(|word| word != "--").any(|word| word == "--json");
+            if asks_json {
+                output::error_json(&Failure::new(Exit::Usage, said.render().to_string().trim_end()));
+            } else {
+                let _ = said.print();
+            }
+            return Exit::Usage.into();
+        }
         Err(said) => {
             let _ = said.print();
-            return if said.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
+            return Exit::Done.into();
         }
     };
+    let is_json = cli.json;
     match carry_out(cli) {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            if !failure.message.is_empty() {
-                eprintln!("waypost: {}", failure.message);
+            match failure.message.as_str() {
+                "" => {}
+                _ if is_json => output::error_json(&failure),
+                message => eprintln!("waypost: {message}"),
             }
             failure.exit.into()
         }
@@ -91,7 +110,8 @@ fn runtime(command: &Command) -> Result<tokio::runtime::Runtime, Failure> {
 
 async fn dispatch(context: &Context, command: Command) -> Result<Exit, Failure> {
     match command {
-        Command::Run(args) => run::run(args, context.named_socket.clone()).await,
+        Command::Run(args) => run::run(args, context.socket_flag.clone()).await,
+        Command::Config(command) => config::config(context, command),
         Command::Id(args) => id::id(context, args).await,
         Command::Status => lists::status(context).await,
         Command::Peers => lists::peers(context).await,
@@ -101,6 +121,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<Exit, Failure> 
         Command::Send(args) => send::send(context, *args).await,
         Command::Recv(args) => recv::recv(context, args).await,
         Command::Cancel(args) => trace::cancel(context, args).await,
+        Command::Dead(command) => dead::dead(context, command).await,
         Command::Trace(args) => trace::trace(context, args).await,
     }
 }

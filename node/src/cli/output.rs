@@ -1,6 +1,7 @@
 //! What goes to standard output: JSON lines with their shapes, tables and times for people. Talk goes elsewhere.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -15,6 +16,19 @@ use super::exit::Failure;
 pub fn json(object: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(object).map_err(|error| Failure::failed(error.to_string()))?;
     line(&text)
+}
+
+#[derive(Serialize)]
+struct Said<'a> {
+    error: &'a str,
+    code: u8,
+}
+
+/// Prints what failed as a line of JSON on standard error: what is wrong, and the exit code.
+pub fn error_json(failure: &Failure) {
+    let said = Said { error: &failure.message, code: failure.exit as u8 };
+    // Whoever cannot be told by standard error has the exit code.
+    let _ = serde_json::to_writer(io::stderr().lock(), &said).map(|()| eprintln!());
 }
 
 /// Prints a line.
@@ -72,6 +86,13 @@ pub fn size(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
 }
 
+/// A number of things for people: `1 message`, `2 messages`.
+#[must_use]
+pub fn count(number: u64, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{plural}")
+}
+
 /// A time span for people: its two largest units.
 #[must_use]
 pub fn span(ms: u64) -> String {
@@ -83,6 +104,15 @@ pub fn span(ms: u64) -> String {
         (0, hours, minutes, _) => format!("{hours}h {minutes}m"),
         (days, hours, ..) => format!("{days}d {hours}h"),
     }
+}
+
+/// A duration as it was asked for, in its largest whole unit: `2 s`, `90 s`, `1500 ms`.
+#[must_use]
+pub fn exact(time: Duration) -> String {
+    let ms = time.as_millis();
+    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s")];
+    let whole = units.into_iter().find(|(unit, _)| ms > 0 && ms.is_multiple_of(*unit));
+    whole.map_or_else(|| format!("{ms} ms"), |(unit, name)| format!("{} {name}", ms / unit))
 }
 
 /// What is absent has no key.
@@ -101,5 +131,8 @@ mod tests {
         assert_eq!(utc(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(span(90_061_000), "1d 1h");
         assert_eq!(span(999), "999ms");
+        let exactly = |ms| exact(Duration::from_millis(ms));
+        assert_eq!([exactly(2000), exactly(90_000), exactly(1500), exactly(0)], ["2 s", "90 s", "1500 ms", "0 ms"]);
+        assert_eq!((count(1, "message"), count(0, "message")), ("1 message".into(), "0 messages".into()));
     }
 }

@@ -16,7 +16,7 @@ use super::Context;
 use super::args::RecvArgs;
 use super::connect::connect;
 use super::exit::{Exit, Failure};
-use super::output::utc;
+use super::output::{count as count_of, utc};
 use crate::api::wire;
 use command::Commands;
 use consumer::{Consumer, Part};
@@ -150,7 +150,9 @@ impl Receiver<'_> {
         if self.max_deliveries > 0 && message.deliveries >= self.max_deliveries {
             self.ended += 1;
             self.dead += 1;
-            eprintln!("waypost: message {}: {why}; dead-lettered after {} deliveries", message.id, message.deliveries);
+            let times = if message.deliveries == 1 { "delivery" } else { "deliveries" };
+            let after = format!("{} {times}", message.deliveries);
+            eprintln!("waypost: message {}: {why}; dead-lettered after {after}", message.id);
         } else {
             eprintln!("waypost: message {}: {why}; again in {} s", message.id, delay.as_secs());
         }
@@ -171,11 +173,12 @@ impl Receiver<'_> {
 
     fn verdict(&self, whole: bool, args: &RecvArgs) -> Result<Exit, Failure> {
         if self.dead > 0 {
-            return Err(Failure::failed(format!("{} messages were dead-lettered", self.dead)));
+            return Err(Failure::failed(format!("{} dead-lettered", count_of(self.dead, "message"))));
         }
         match self.count {
             Some(count) if !whole && !args.follow => {
-                let message = format!("{} of {count} messages came to {} in time", self.ended, args.channel);
+                let message =
+                    format!("{} of {} came to {} in time", self.ended, count_of(count, "message"), args.channel);
                 Err(Failure::new(Exit::NotYet, message))
             }
             _ => Ok(Exit::Done),

@@ -119,24 +119,43 @@ fn show(trace: &wire::TraceResponse) -> Result<(), Failure> {
 pub async fn cancel(context: &Context, args: CancelArgs) -> Result<Exit, Failure> {
     let request = wire::CancelRequest { ids: args.ids };
     let answer = connect(context).await?.cancel(request).await?.into_inner();
-    let mut too_late = false;
+    let mut first = None;
     for wire::cancel_response::Outcome { id, state } in answer.outcomes {
-        too_late |= ["delivered", "consumed", "refused", "dead-lettered"].contains(&state.as_str());
+        first = first.or_else(|| otherwise(&id, &state));
         if context.json {
             json(&Outcome { id, state })?;
         } else {
             line(&format!("{id}  {state}"))?;
         }
     }
-    if too_late {
-        return Err(Failure::failed("delivered already: what the destination has signed for cannot be taken back"));
+    first.map_or(Ok(Exit::Done), |why| Err(Failure::failed(why)))
+}
+
+/// What became of a message that was not cancelled, in words.
+fn otherwise(id: &str, state: &str) -> Option<String> {
+    match state.split(':').next().unwrap_or(state) {
+        "cancelled" => None,
+        "delivered" | "consumed" | "refused" | "dead-lettered" => {
+            Some(format!("message {id} is {state}: what the destination has signed for cannot be taken back"))
+        }
+        _ => Some(format!("message {id} had ended before: {state}")),
     }
-    Ok(Exit::Done)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_is_cancelled_was_cancelled() {
+        assert_eq!(otherwise("i", "cancelled"), None);
+        for state in ["delivered", "dead-lettered: delivered too often", "refused: refused by the application"] {
+            assert!(otherwise("i", state).unwrap().contains("cannot be taken back"), "{state}");
+        }
+        for state in ["expired", "rejected: too large for the inbox", "damaged: outcome unknown"] {
+            assert!(otherwise("i", state).unwrap().contains("had ended before"), "{state}");
+        }
+    }
 
     #[test]
     fn what_is_absent_has_no_key() {

@@ -16,9 +16,23 @@ pub struct Places {
     pub config: Option<PathBuf>,
 }
 
-/// The places of this user.
+/// The places of this user, or those that a service manager made for this node (systemd.exec(5), `StateDirectory=`).
 #[must_use]
 pub fn conventional(root: bool, env: Env<'_>) -> Places {
+    // A service may be given several directories, separated by colons: the first is the node's.
+    let given = |name: &str| {
+        let list = env(name)?;
+        list.split(':').next().map(PathBuf::from).filter(|path| path.is_absolute())
+    };
+    let usual = of_user(root, env);
+    Places {
+        data: given("STATE_DIRECTORY").or(usual.data),
+        socket: given("RUNTIME_DIRECTORY").map(|base| base.join("waypost.sock")).or(usual.socket),
+        config: given("CONFIGURATION_DIRECTORY").map(|base| base.join("waypost.toml")).or(usual.config),
+    }
+}
+
+fn of_user(root: bool, env: Env<'_>) -> Places {
     if root {
         return Places {
             data: Some("/var/lib/waypost".into()),
@@ -65,5 +79,17 @@ mod tests {
         assert_eq!(places.socket, Some("/run/user/1000/waypost/waypost.sock".into()));
         assert_eq!(places.config, Some("/srv/ada/.config/waypost/waypost.toml".into()));
         assert_eq!(conventional(false, &|_| None), Places::default());
+    }
+
+    #[test]
+    fn a_service_has_the_places_it_was_given() {
+        let env = |name: &str| match name {
+            "HOME" => Some("/srv/ada".to_owned()),
+            "STATE_DIRECTORY" => Some("/var/lib/waypost:/var/lib/other".to_owned()),
+            "RUNTIME_DIRECTORY" => Some("/run/waypost".to_owned()),
+            "CONFIGURATION_DIRECTORY" => Some("/etc/waypost".to_owned()),
+            _ => None,
+        };
+        assert_eq!(conventional(false, &env), conventional(true, &|_| None));
     }
 }

@@ -68,3 +68,75 @@ fn client_commands_find_the_configured_socket() {
     fs::write(config.join("waypost.toml"), "socket = \"/elsewhere/s\"\n").unwrap();
     assert_eq!(find(false, &with_home(dir.path())).socket, Some("/elsewhere/s".into()));
 }
+
+#[test]
+fn what_is_shown_says_who_said_it_and_is_itself_a_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("w.toml");
+    let text = "name = \"file\"\npeers = [\"/dns4/a/tcp/1\"]\n\n[limits]\noutbox_bytes = \"1 MiB\"\n[log]\nfilter = \"warn\"\n";
+    fs::write(&file, text).unwrap();
+    let home = with_home(dir.path());
+    let env = |name: &str| match name {
+        "WAYPOST_SOCKET_GROUP" => Some("root".to_owned()),
+        "WAYPOST_LOG" => Some("debug".to_owned()),
+        "WAYPOST_CONFIG" => Some(file.display().to_string()),
+        _ => home(name),
+    };
+    let flags = Settings { name: Some("flag".into()), mdns: Some(false), ..Settings::default() };
+    let shown = show(flags.clone(), None, false, &env).unwrap();
+    let of = |name: &str| shown.iter().find(|shown| shown.key.name == name).unwrap();
+    assert_eq!(of("name").from, "--name");
+    assert_eq!(of("log.filter").from, "WAYPOST_LOG");
+    assert_eq!(of("limits.outbox_bytes").from, format!("{}:5", file.display()));
+    assert_eq!((of("dial").from.as_str(), of("mdns").value.as_bool()), ("default", Some(false)));
+    // What is shown, written into a file, says the same again.
+    let again = dir.path().join("again.toml");
+    let lines: String = shown.iter().map(|shown| format!("{} = {}\n", shown.key.name, shown.value)).collect();
+    fs::write(&again, lines).unwrap();
+    let first = load(flags, Some(&file), false, &env).unwrap();
+    assert_eq!(first, load(Settings::default(), Some(&again), false, &home).unwrap());
+    assert_eq!((first.socket.gid, first.socket.mode), (Some(0), 0o660));
+}
+
+/// The README shows every setting but `force`, under the names it has.
+#[test]
+fn the_readmes_example_is_a_configuration() {
+    let readme = include_str!("../../../README.md");
+    let example = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    // No host has the group it names.
+    let example = example.replace("\"mail-users\"", "\"0\"");
+    let read = file::read(&example).unwrap();
+    for key in KEYS.iter().filter(|key| key.name != "force") {
+        let line = read.lines.get(key.name).and_then(|line| example.lines().nth(line - 1)).expect(key.name);
+        assert!(line.contains(key.variable) && line.contains(key.flag), "{line}");
+    }
+}
+
+/// Each setting is reached by its name in the file and by its variable, and by no other way.
+#[test]
+fn every_key_is_read_where_it_says() {
+    let sample = |name: &str| match name {
+        "force" | "mdns" => "true",
+        "socket_group" => "0",
+        "socket_mode" => "0660",
+        "dial" => "known",
+        "listen" | "peers" => "/ip4/127.0.0.1/tcp/1",
+        "log.format" => "json",
+        "log.filter" => "debug",
+        "name" => "harbour",
+        limit if limit.starts_with("limits.") => "7",
+        _ => "/there",
+    };
+    for key in KEYS {
+        let value = sample(key.name);
+        let env = |name: &str| (name == key.variable).then(|| value.to_owned());
+        let from = |shown: Vec<Shown>| shown.into_iter().filter(|shown| shown.from != "default").collect::<Vec<_>>();
+        let by_env = from(keys::shown(&Layers::gather(Settings::default(), None, true, &env)));
+        assert_eq!(by_env.len(), 1, "{}", key.variable);
+        assert_eq!((by_env[0].key, by_env[0].from.as_str()), (key, key.variable));
+        let text = format!("{} = {}\n", key.name, by_env[0].value);
+        let file = file::read(&text).unwrap();
+        assert_eq!(file.lines.get(key.name), Some(&1), "{text}");
+        assert_eq!(file.settings, environment::read(&env, &mut Vec::new()), "{text}");
+    }
+}

@@ -45,6 +45,16 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     })
 }
 
+/// A whole number of things.
+///
+/// # Errors
+/// What a number looks like.
+pub fn count(text: &str) -> Result<u64, String> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse().ok().filter(|_| digits);
+    number.ok_or_else(|| format!("{text:?} is not a number: use digits only, as in 100000"))
+}
+
 fn split(text: &str) -> (&str, &str) {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     text.split_at(digits)
@@ -74,6 +84,8 @@ mod tests {
         assert_eq!(bytes("64 MiB"), Ok(64 << 20));
         assert_eq!(bytes("64MiB"), Ok(64 << 20));
         assert_eq!(bytes("2 GB"), Ok(2_000_000_000));
+        assert_eq!(count("1000"), Ok(1000));
+        assert!(count("64 MiB").is_err() && count("+1").is_err() && count("").is_err());
         for wrong in ["", "MiB", "1.5 GiB", "64 mib", "99999999999 TiB"] {
             assert!(bytes(wrong).is_err(), "{wrong:?}");
         }

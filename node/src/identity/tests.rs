@@ -34,7 +34,12 @@ fn a_key_that_others_can_read_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     load_or_create(dir.path()).unwrap();
     fs::set_permissions(dir.path().join("key"), fs::Permissions::from_mode(0o640)).unwrap();
-    assert!(matches!(load(dir.path()), Err(IdentityError::Exposed { mode: 0o640, .. })));
+    let refused = load(dir.path()).unwrap_err();
+    assert!(matches!(refused, IdentityError::Exposed { mode: 0o640, .. }));
+    let path = dir.path().join("key");
+    assert!(refused.to_string().contains(&format!("`chmod 600 {}`", path.display())), "{refused}");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(load(dir.path()).unwrap().is_some());
 }
 
 #[test]
@@ -56,6 +61,9 @@ fn a_node_joins_one_network_and_may_join_it_again() {
     let address = join(dir.path(), &first).unwrap();
     assert_eq!(network(dir.path()).unwrap(), Some(first.network()));
     assert_eq!(invitation(dir.path()).unwrap().unwrap().network(), first.network());
+    let invited = dir.path().join("invitation");
+    fs::set_permissions(&invited, fs::Permissions::from_mode(0o604)).unwrap();
+    assert!(matches!(invitation(dir.path()), Err(IdentityError::Exposed { mode: 0o604, .. })));
     assert_eq!(join(dir.path(), &first).unwrap(), address);
     assert!(matches!(join(dir.path(), &other), Err(IdentityError::OtherNetwork { .. })));
     assert_eq!(network(dir.path()).unwrap(), Some(first.network()));

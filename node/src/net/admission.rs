@@ -49,7 +49,7 @@ async fn try_admit(local: &Local, peer: NodeId, mut controls: Controls) -> Resul
     if admitted.refused.is_empty() {
         tracing::info!(%peer, "admitted to the network");
     } else {
-        tracing::info!(%peer, "not admitted to the network: {}", admitted.refused);
+        tracing::warn!(%peer, why = admitted.refused, "not admitted to the network");
     }
     controls.outward.send(Kind::Admitted(admitted)).await?;
     // The other side closes when it has read the answer.

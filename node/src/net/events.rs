@@ -11,7 +11,7 @@ use libp2p::core::transport::ListenerId;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Stream, Swarm, identify, ping};
+use libp2p::{Multiaddr, PeerId, Stream, Swarm, identify, mdns, ping};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,7 @@ use super::frames::Heard;
 use super::hello::{Acceptor, Opener};
 use super::local::Local;
 use super::session::Connection;
-use super::streams::{self, Happened};
+use super::streams::{self, Happened, NotOpened};
 use super::swarm::{Behaviour, BehaviourEvent};
 
 /// A connection on which nothing was heard for so long is dead: pings go out every three seconds.
@@ -80,7 +80,7 @@ struct Open {
     ending: Ending,
     heard: Heard,
     closed: CancellationToken,
-    opened: mpsc::Sender<Result<Stream, String>>,
+    opened: mpsc::Sender<Result<Stream, NotOpened>>,
     arrived: mpsc::Sender<Stream>,
     /// Where the peer says that it listens.
     listens: Vec<Multiaddr>,
@@ -148,6 +148,7 @@ impl Events {
             SwarmEvent::Behaviour(BehaviourEvent::Streams(event)) => self.on_stream(event),
             SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => self.on_ping(&event),
             SwarmEvent::Behaviour(BehaviourEvent::Identify(event)) => self.on_identity(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Mdns(event)) => self.on_neighbours(event),
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.on_established(peer_id, connection_id, &endpoint);
             }
@@ -158,10 +159,10 @@ impl Events {
             SwarmEvent::NewListenAddr { listener_id, address } => self.on_listening(listener_id, address),
             SwarmEvent::ExpiredListenAddr { address, .. } => self.on_not_listening(&[address]),
             SwarmEvent::ListenerClosed { addresses, reason, .. } => {
-                tracing::warn!(?addresses, ?reason, "no longer listening");
+                tracing::warn!(address = ?addresses, why = ?reason, "no longer listening");
                 self.on_not_listening(&addresses);
             }
-            SwarmEvent::ListenerError { error, .. } => tracing::debug!(%error, "a listener failed to accept"),
+            SwarmEvent::ListenerError { error, .. } => tracing::debug!(why = %error, "a listener failed to accept"),
             _ => {}
         }
     }
@@ -172,7 +173,7 @@ impl Events {
         let through = self.dialling.remove(&connection);
         self.schedule.met(peer, through);
         let Some(node) = NodeId::from_peer_id_bytes(&peer.to_bytes()) else {
-            tracing::warn!(%peer, "its key is of another kind than nodes have");
+            tracing::warn!(%peer, why = "its key is of another kind than nodes have", "turned away");
             self.schedule.lost(peer, Ending::Refused, Instant::now());
             self.swarm.close_connection(connection);
             return;
@@ -293,7 +294,8 @@ impl Events {
         let is_silent = |(id, open): (&ConnectionId, &Open)| (open.heard.silence(now) > SILENCE).then_some(*id);
         let silent: Vec<_> = self.connections.iter().filter_map(is_silent).collect();
         for connection in silent {
-            tracing::debug!(?connection, "nothing was heard for too long");
+            let peer = self.connections.get(&connection).map(|open| open.peer);
+            tracing::debug!(?peer, "nothing was heard for too long");
             self.close(connection);
         }
         self.tell_listening();
@@ -315,6 +317,22 @@ impl Events {
         if open.is_up && self.dial == Dial::Any {
             self.schedule.add_peer(open.peer, std::mem::take(&mut open.listens), Instant::now());
             self.schedule.met(open.peer, None);
+        }
+    }
+
+    /// Who is on the local network is dialled like anybody else; whether it is a member shows at the greeting.
+    fn on_neighbours(&mut self, event: mdns::Event) {
+        match event {
+            mdns::Event::Discovered(found) if self.dial == Dial::Any => {
+                for (peer, address) in found {
+                    tracing::debug!(%peer, %address, "found on the local network");
+                    self.schedule.add_found(peer, address, Instant::now());
+                }
+            }
+            mdns::Event::Discovered(_) => {}
+            mdns::Event::Expired(gone) => {
+                gone.into_iter().for_each(|(peer, address)| self.schedule.forget_found(peer, address));
+            }
         }
     }
 
@@ -366,9 +384,8 @@ impl Events {
 
     fn on_dial_failed(&mut self, connection: ConnectionId, error: &DialError) {
         let Some(target) = self.dialling.remove(&connection) else { return };
-        let complaint = format!("dialling failed: {error}");
-        if self.local.is_first(self.local.id, complaint.clone()) {
-            tracing::warn!("{complaint}; it is tried for ever, and said once");
+        if self.local.is_first(self.local.id, format!("dialling: {error}")) {
+            tracing::warn!(why = %error, "dialling failed; it is tried for ever, and said once");
         }
         let is_self = matches!(error, DialError::LocalPeerId { .. });
         let ending = if is_self { Ending::Refused } else { Ending::Fruitless };

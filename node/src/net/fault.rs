@@ -17,6 +17,9 @@ pub enum Fault {
     /// Something that had to come did not.
     #[error("{0} did not come in time")]
     Late(&'static str),
+    /// Some other program that uses the same library.
+    #[error("it is no waypost node")]
+    Foreign,
     /// Not our network: give nothing.
     #[error("it belongs to another network")]
     OtherNetwork,
@@ -63,9 +66,12 @@ impl Fault {
     #[must_use]
     pub fn ending(&self) -> Ending {
         match self {
-            Self::OtherNetwork | Self::Stranger | Self::NotInvited | Self::JoinRefused(_) | Self::Untrusted(_) => {
-                Ending::Refused
-            }
+            Self::Foreign
+            | Self::OtherNetwork
+            | Self::Stranger
+            | Self::NotInvited
+            | Self::JoinRefused(_)
+            | Self::Untrusted(_) => Ending::Refused,
             Self::Closed
             | Self::Protocol(_)
             | Self::Frame(_)

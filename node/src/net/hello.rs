@@ -16,6 +16,7 @@ use waypost_proto::hop::frame::Kind;
 use super::events::Note;
 use super::fault::Fault;
 use super::frames::{Frames, Heard};
+use super::streams::NotOpened;
 
 /// How long a stream may be without its hello.
 pub const HELLO: Duration = Duration::from_secs(5);
@@ -31,7 +32,7 @@ pub struct Opener {
     /// Asks for a stream.
     pub notes: mpsc::Sender<Note>,
     /// What came of it.
-    pub opened: mpsc::Receiver<Result<Stream, String>>,
+    pub opened: mpsc::Receiver<Result<Stream, NotOpened>>,
     /// For the streams.
     pub heard: Heard,
 }
@@ -94,7 +95,10 @@ impl Opener {
     async fn open_once(&mut self, hello: &hop::Hello) -> Result<Greeted, Fault> {
         self.notes.send(Note::Open { connection: self.connection }).await.map_err(|_| Fault::Closed)?;
         let stream = self.opened.recv().await.ok_or(Fault::Closed)?;
-        let stream = stream.map_err(|error| Fault::Io(std::io::Error::other(error)))?;
+        let stream = stream.map_err(|why| match why {
+            NotOpened::Foreign => Fault::Foreign,
+            NotOpened::Failed(error) => Fault::Io(std::io::Error::other(error)),
+        })?;
         let mut frames = Frames::new(stream, self.heard.clone());
         frames.send(Kind::Hello(hello.clone())).await?;
         let answer = next_hello(&mut frames).await?;
@@ -145,9 +149,8 @@ pub fn peer_hello(hello: &hop::Hello) -> Result<PeerHello, Fault> {
         [] => None,
         bytes => Some(Incarnation::from_slice(bytes).ok_or_else(malformed)?),
     };
-    let awaits_from = <[u64; 3]>::try_from(hello.awaits_from.as_slice()).map_err(|_| malformed())?;
     let hop::Hello { durable_sequence, nonce, wall_ms, .. } = *hello;
-    Ok(PeerHello { incarnation, continues, durable_sequence, nonce, awaits_from, wall_ms })
+    Ok(PeerHello { incarnation, continues, durable_sequence, nonce, wall_ms })
 }
 
 #[cfg(test)]
@@ -155,13 +158,7 @@ mod tests {
     use super::*;
 
     fn hello() -> hop::Hello {
-        hop::Hello {
-            network: vec![7; 32].into(),
-            incarnation: vec![1; 16].into(),
-            awaits_from: vec![1, 2, 3],
-            nonce: 5,
-            ..Default::default()
-        }
+        hop::Hello { network: vec![7; 32].into(), incarnation: vec![1; 16].into(), nonce: 5, ..Default::default() }
     }
 
     /// HELLO-3: network and nonce.
@@ -178,9 +175,8 @@ mod tests {
     /// HELLO-3: lengths.
     #[test]
     fn a_hello_is_read_strictly() {
-        assert_eq!(peer_hello(&hello()).unwrap().awaits_from, [1, 2, 3]);
+        assert_eq!(peer_hello(&hello()).unwrap().nonce, 5);
         assert!(peer_hello(&hop::Hello { incarnation: vec![1; 15].into(), ..hello() }).is_err());
         assert!(peer_hello(&hop::Hello { continues: vec![1; 17].into(), ..hello() }).is_err());
-        assert!(peer_hello(&hop::Hello { awaits_from: vec![1], ..hello() }).is_err());
     }
 }

@@ -11,7 +11,6 @@ use waypost_core::engine::effect::Stream;
 use waypost_core::engine::input::SessionId;
 use waypost_core::hop::decode::Decoder;
 use waypost_core::id::{NetworkId, NodeId};
-use waypost_core::limits;
 use waypost_core::trust::{NodeKey, Roots, Roster, TrustError};
 use waypost_proto::hop;
 
@@ -33,12 +32,11 @@ pub struct Local {
     pub join: Option<hop::Join>,
     key: NodeKey,
     roots: Mutex<Roots>,
-    hello: OwnHello,
+    hello: Mutex<OwnHello>,
     version: String,
     roster: Arc<Mutex<Roster>>,
     chain: watch::Sender<Vec<hop::Signed>>,
     sessions: Mutex<BTreeMap<SessionId, Live>>,
-    awaits_from: Mutex<BTreeMap<NodeId, [u64; 3]>>,
     complaints: Mutex<BTreeSet<(NodeId, String)>>,
 }
 
@@ -78,12 +76,11 @@ impl Local {
             network,
             inputs,
             join,
-            hello,
+            hello: Mutex::new(hello),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             roster,
             chain,
             sessions: Mutex::default(),
-            awaits_from: Mutex::default(),
             complaints: Mutex::default(),
         };
         local.fill_roster();
@@ -92,7 +89,7 @@ impl Local {
 
     fn fill_roster(&self) {
         let mut roster = self.roster();
-        for chain in &self.hello.known_chains {
+        for chain in &lock(&self.hello).known_chains {
             let subject = chain.first().and_then(subject_of);
             let result = subject.map(|subject| roster.admit_chain(subject, chain));
             if !matches!(result, Some(Ok(_))) {
@@ -134,34 +131,30 @@ impl Local {
         self.chain.send_replace(chain);
     }
 
+    /// Names a new incarnation from now on (rule EVIDENCE-2). A greeting under way may fail by it, and is begun again.
+    pub fn renew(&self, hello: OwnHello) {
+        *lock(&self.hello) = hello;
+    }
+
     /// Waits until this node has a certificate.
     pub async fn certified(&self) {
         // The sender lives as long as `self`, so this ends only with a certificate.
         let _ = self.chain.subscribe().wait_for(|chain| !chain.is_empty()).await;
     }
 
-    /// Sets the transfer numbers, per class, below which no custody of `peer` is awaited. Shown at the next hello.
-    pub fn set_awaits_from(&self, peer: NodeId, numbers: [u64; 3]) {
-        let mut awaits_from = lock(&self.awaits_from);
-        if awaits_from.len() < limits::PEERS || awaits_from.contains_key(&peer) {
-            awaits_from.insert(peer, numbers);
-        }
-    }
-
     /// The hello for one stream: whole on control, bare on the others.
     #[must_use]
-    pub fn hello(&self, peer: NodeId, stream: u32, chain: &[hop::Signed]) -> hop::Hello {
+    pub fn hello(&self, stream: u32, chain: &[hop::Signed]) -> hop::Hello {
         let network = Bytes::copy_from_slice(&self.network.0);
-        let bare = hop::Hello { stream, network, nonce: self.hello.nonce, ..Default::default() };
+        let own = lock(&self.hello);
+        let bare = hop::Hello { stream, network, nonce: own.nonce, ..Default::default() };
         if stream != 0 {
             return bare;
         }
-        let awaits_from = lock(&self.awaits_from).get(&peer).copied().unwrap_or([1; 3]);
         hop::Hello {
-            incarnation: Bytes::copy_from_slice(&self.hello.incarnation.to_bytes()),
-            continues: self.hello.continues.map(|own| Bytes::copy_from_slice(&own.to_bytes())).unwrap_or_default(),
-            durable_sequence: self.hello.durable_sequence,
-            awaits_from: awaits_from.to_vec(),
+            incarnation: Bytes::copy_from_slice(&own.incarnation.to_bytes()),
+            continues: own.continues.map(|before| Bytes::copy_from_slice(&before.to_bytes())).unwrap_or_default(),
+            durable_sequence: own.durable_sequence,
             chain: chain.to_vec(),
             wall_ms: wall_ms(),
             version: self.version.clone(),

@@ -1,6 +1,7 @@
 //! The network: connections to other nodes, sessions on them, frames both ways. The only folder that names libp2p.
 //! Decides nothing about mail: it tells the engine what happened and carries out what the engine says.
 
+mod addresses;
 mod admission;
 mod dial;
 mod events;
@@ -17,6 +18,7 @@ mod tests;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+pub use addresses::{check_listen, check_peer};
 use anyhow::Context as _;
 pub use libp2p::Multiaddr;
 use libp2p::PeerId;
@@ -25,9 +27,9 @@ use libp2p::multiaddr::Protocol;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use waypost_core::engine::OwnHello;
 use waypost_core::engine::effect::Effect;
-use waypost_core::id::{NetworkId, NodeId};
+use waypost_core::engine::{KnownPeer, OwnHello};
+use waypost_core::id::NetworkId;
 use waypost_core::trust::{NodeKey, Roster};
 use waypost_proto::hop;
 
@@ -63,8 +65,10 @@ pub struct Config {
     pub peers: Vec<Multiaddr>,
     /// Who else may be dialled.
     pub dial: Dial,
-    /// Neighbours of former runs and where they were.
-    pub known_peers: Vec<(NodeId, Vec<String>)>,
+    /// Neighbours of former runs.
+    pub known_peers: Vec<KnownPeer>,
+    /// Whether to look for neighbours on the local network, and to be found there.
+    pub mdns: bool,
 }
 
 /// The running network part. Cheap to clone.
@@ -93,7 +97,7 @@ pub async fn start(
     let schedule = schedule(&config, peer, own.nonce);
     let local = Arc::new(Local::new(key, own, roster, join, inputs));
     anyhow::ensure!(local.network == config.network, "the roster is of another network than this node");
-    let mut swarm = swarm::build(&keypair)?;
+    let mut swarm = swarm::build(&keypair, config.mdns)?;
     let mut listening = Listening::default();
     // All before the first is taken: on a dual-stack host one of ours would stand in another's way.
     config.listen.iter().try_for_each(refuse_taken)?;
@@ -131,15 +135,16 @@ fn refuse_taken(address: &Multiaddr) -> anyhow::Result<()> {
     }
 }
 
-/// Everybody configured, and everybody met before.
+/// Everybody configured, and everybody met before (rule DIAL-2).
 fn schedule(config: &Config, own: PeerId, seed: u64) -> Schedule {
     let mut schedule = Schedule::new(own, seed);
     let now = Instant::now();
     for address in &config.peers {
         schedule.add(address.clone(), now);
     }
-    for (node, addresses) in &config.known_peers {
-        let addresses = addresses.iter().filter_map(|address| address.parse().ok()).collect();
+    for KnownPeer { node, reached, told } in &config.known_peers {
+        let told = told.iter().filter(|_| config.dial == Dial::Any);
+        let addresses = reached.iter().chain(told).filter_map(|address| address.parse().ok()).collect();
         if let Ok(peer) = PeerId::from_bytes(&node.to_peer_id_bytes()) {
             schedule.add_peer(peer, addresses, now);
         }
@@ -154,13 +159,9 @@ impl Net {
             Effect::Send { session, stream, frame, .. } => self.local.send(session, stream, frame),
             Effect::Disconnect { session, why, .. } => self.local.disconnect(session, why),
             Effect::Certify { chain } => self.local.certify(chain),
+            Effect::Renew { hello } => self.local.renew(*hello),
             _ => {}
         }
-    }
-
-    /// Sets the transfer numbers, per class, below which this node awaits no custody of `peer`; said at the next hello.
-    pub fn set_awaits_from(&self, peer: NodeId, numbers: [u64; 3]) {
-        self.local.set_awaits_from(peer, numbers);
     }
 
     /// Where this node listens now, without its peer id.

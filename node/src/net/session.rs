@@ -86,9 +86,9 @@ impl Connection {
         let Self { peer, address, .. } = self;
         let is_state = fault.ending() == Ending::Refused;
         if is_state && self.local.is_first(*peer, fault.to_string()) {
-            tracing::warn!(%peer, %address, "no session: {fault}");
+            tracing::warn!(%peer, %address, why = %fault, "turned away");
         } else {
-            tracing::debug!(%peer, %address, "no session: {fault}");
+            tracing::debug!(%peer, %address, why = %fault, "no session");
         }
     }
 
@@ -115,8 +115,8 @@ impl Connection {
     /// Whoever dialled speaks first; the other side shows itself only to its own network.
     async fn meet_on_control(&mut self, own: &[hop::Signed]) -> Result<(Controls, hop::Hello), Fault> {
         let first = Expected { network: self.local.network, nonce: None };
-        let (local, peer) = (&self.local, self.peer);
-        let hello = |stream| local.hello(peer, stream, own);
+        let local = &self.local;
+        let hello = |stream| local.hello(stream, own);
         if self.dialled {
             let (outward, answer) = self.opener.open(&hello(0), first).await?;
             let second = Expected { nonce: Some(answer.nonce), ..first };
@@ -132,8 +132,8 @@ impl Connection {
 
     async fn meet_on_classes(&mut self, nonce: u64) -> Result<(Vec<Frames>, Vec<Frames>), Fault> {
         let expected = Expected { network: self.local.network, nonce: Some(nonce) };
-        let (local, peer) = (&self.local, self.peer);
-        let hello = |stream| local.hello(peer, stream, &[]);
+        let local = &self.local;
+        let hello = |stream| local.hello(stream, &[]);
         let (opener, acceptor) = (&mut self.opener, &mut self.acceptor);
         let open = async {
             let mut outward = Vec::with_capacity(STREAMS);
@@ -179,7 +179,7 @@ impl Connection {
                 Some(fault) = ended.recv() => fault,
                 Some(result) = tasks.join_next() => result.unwrap_or(Fault::Stopping),
             };
-            tracing::info!(%peer, "disconnected: {fault}");
+            tracing::info!(%peer, why = %fault, "disconnected");
         }
         local.leave(session);
         // Readers first: nothing of this session may reach the engine after its end.

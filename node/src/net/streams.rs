@@ -12,7 +12,7 @@ use libp2p::core::{Endpoint, Multiaddr};
 use libp2p::swarm::handler::{ConnectionEvent, FullyNegotiatedInbound, FullyNegotiatedOutbound};
 use libp2p::swarm::{
     ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm, NetworkBehaviour,
-    NotifyHandler, SubstreamProtocol, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
+    NotifyHandler, StreamUpgradeError, SubstreamProtocol, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use libp2p::{PeerId, Stream, StreamProtocol};
 
@@ -27,7 +27,16 @@ pub enum Happened {
     /// One that was asked for is open.
     Opened(Stream),
     /// One that was asked for cannot be opened.
-    NotOpened(String),
+    NotOpened(NotOpened),
+}
+
+/// Why a stream is not there.
+#[derive(Debug)]
+pub enum NotOpened {
+    /// The other side does not speak the hop protocol at all.
+    Foreign,
+    /// Something went wrong.
+    Failed(String),
 }
 
 /// Something happened on a connection.
@@ -137,7 +146,11 @@ impl ConnectionHandler for Handler {
                 self.report(Happened::Opened(protocol));
             }
             ConnectionEvent::DialUpgradeError(failed) => {
-                self.report(Happened::NotOpened(failed.error.map_upgrade_err(|never: Infallible| never).to_string()));
+                let why = match failed.error {
+                    StreamUpgradeError::NegotiationFailed => NotOpened::Foreign,
+                    other => NotOpened::Failed(other.map_upgrade_err(|never: Infallible| never).to_string()),
+                };
+                self.report(Happened::NotOpened(why));
             }
             _ => {}
         }

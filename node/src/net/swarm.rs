@@ -8,8 +8,9 @@ use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::Boxed;
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
+use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{Config, NetworkBehaviour};
-use libp2p::{PeerId, Swarm, Transport as _, dns, identify, noise, ping, quic, tcp, yamux};
+use libp2p::{PeerId, Swarm, Transport as _, dns, identify, mdns, noise, ping, quic, tcp, yamux};
 
 use super::streams;
 
@@ -30,30 +31,34 @@ const ONE_WAY: u32 = 512;
 /// A second one, until one of the two is closed.
 const PER_PEER: u32 = 2;
 
+/// How often the local network is asked who is there; whoever comes says so by itself.
+const ASK_AROUND: Duration = Duration::from_secs(30);
+
 /// What runs on every connection.
 #[derive(NetworkBehaviour)]
 pub struct Behaviour {
     limits: connection_limits::Behaviour,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
+    mdns: Toggle<mdns::tokio::Behaviour>,
     /// The hop protocol's streams.
     pub streams: streams::Behaviour,
 }
 
-/// A swarm that listens nowhere yet.
+/// A swarm that listens nowhere yet. With `mdns` it looks for neighbours on the local network, and is found there.
 ///
 /// # Errors
 /// When the key or the transports cannot be set up.
-pub fn build(keypair: &Keypair) -> anyhow::Result<Swarm<Behaviour>> {
+pub fn build(keypair: &Keypair, mdns: bool) -> anyhow::Result<Swarm<Behaviour>> {
     let peer = keypair.public().to_peer_id();
     // An open hop stream keeps a connection; what has none is closed by the session's own deadlines.
     let config = Config::with_tokio_executor()
         .with_idle_connection_timeout(Duration::from_secs(60))
         .with_max_negotiating_inbound_streams(STREAMS.into());
-    Ok(Swarm::new(transport(keypair)?, behaviour(keypair), peer, config))
+    Ok(Swarm::new(transport(keypair)?, behaviour(keypair, mdns), peer, config))
 }
 
-fn behaviour(keypair: &Keypair) -> Behaviour {
+fn behaviour(keypair: &Keypair, mdns: bool) -> Behaviour {
     let limits = ConnectionLimits::default()
         .with_max_pending_incoming(Some(PENDING))
         .with_max_pending_outgoing(Some(PENDING))
@@ -69,7 +74,20 @@ fn behaviour(keypair: &Keypair) -> Behaviour {
         limits: connection_limits::Behaviour::new(limits),
         identify: identify::Behaviour::new(identity),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(PING).with_timeout(PONG)),
+        mdns: mdns.then(|| neighbours(keypair)).flatten().into(),
         streams: streams::Behaviour::default(),
+    }
+}
+
+/// Discovery on the local network; without the system's help a node does without.
+fn neighbours(keypair: &Keypair) -> Option<mdns::tokio::Behaviour> {
+    let config = mdns::Config { query_interval: ASK_AROUND, ..mdns::Config::default() };
+    match mdns::tokio::Behaviour::new(config, keypair.public().to_peer_id()) {
+        Ok(behaviour) => Some(behaviour),
+        Err(error) => {
+            tracing::warn!(why = %error, "neighbours on the local network cannot be looked for");
+            None
+        }
     }
 }
 
@@ -79,7 +97,7 @@ fn transport(keypair: &Keypair) -> anyhow::Result<Boxed<(PeerId, StreamMuxerBox)
     match dns::tokio::Transport::system(by_number) {
         Ok(by_name) => Ok(by_name.boxed()),
         Err(error) => {
-            tracing::warn!("host names cannot be resolved, only numeric addresses are dialled: {error}");
+            tracing::warn!(why = %error, "host names cannot be resolved, only numeric addresses are dialled");
             self::by_number(keypair)
         }
     }

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tonic::transport::{Channel, Endpoint};
 use waypost::api::wire::waypost_client::WaypostClient;
 use waypost::api::{self, Api, NodeInfo};
+use waypost::config::SocketConfig;
 use waypost::inputs::Inputs;
 use waypost_core::engine::effect::{Accepted, Delivery, Effect, Peer, Refusal, Reply, Route, Rung, Status, Trace};
 use waypost_core::engine::input::{ConsumerId, Input, Level, RequestId, StreamId};
@@ -40,9 +41,14 @@ impl Office {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("w.sock");
         let (inputs, queue) = Inputs::new();
-        let info =
-            NodeInfo { version: "9.9.9".to_owned(), started: Instant::now(), space: Arc::new(|| (1 << 20, 2 << 20)) };
-        let api = api::start(socket.clone(), inputs.clone(), info).unwrap();
+        let info = NodeInfo {
+            version: "9.9.9".to_owned(),
+            started: Instant::now(),
+            space: Arc::new(|| (1 << 20, 2 << 20)),
+            damage: None,
+        };
+        let at = SocketConfig { path: socket.clone(), mode: 0o600, gid: None };
+        let api = api::start(&at, inputs.clone(), info).unwrap();
         let told = Arc::new(Mutex::new(Vec::new()));
         let engine = Engine { inputs, api: api.clone(), told: told.clone(), state: State::default() };
         tokio::spawn(engine.run(queue));
@@ -318,5 +324,7 @@ fn status() -> Status {
         standby: 1,
         peers: 1,
         durable_sequence: 17,
+        disk_full: false,
+        alarms: Vec::new(),
     }
 }

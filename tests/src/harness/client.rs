@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::command::{self, Finished};
-use super::words::{Id, Peer, Received, Sent, Status, Trace};
+use super::words::{Id, Peer, Received, Route, Sent, Status, Trace};
 
 /// For commands that answer from the node's own state.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -96,6 +96,14 @@ impl Client {
     /// When no node answers.
     pub fn is_connected_to(&self, address: &str) -> Result<bool> {
         Ok(self.peers()?.iter().any(|peer| peer.connected && peer.address == address))
+    }
+
+    /// Which way mail goes.
+    ///
+    /// # Errors
+    /// When no node answers.
+    pub fn routes(&self) -> Result<Vec<Route>> {
+        self.json(["routes"], SOON)?.ok()?.lines()
     }
 
     /// A message's ladder and custody log.

@@ -6,18 +6,23 @@ pub mod bodies;
 pub mod chain;
 pub mod client;
 pub mod command;
+pub mod lan;
 pub mod node;
 pub mod random;
+pub mod readme;
 pub mod sandbox;
+pub mod volume;
 pub mod wait;
 pub mod words;
 
 pub use chain::{Chain, Transport};
 pub use client::Client;
 pub use command::Finished;
+pub use lan::Lan;
 pub use node::Node;
 pub use random::Random;
 pub use sandbox::Sandbox;
+pub use volume::Volume;
 
 /// Exit codes of the command line, as sysexits has them.
 pub mod exit {

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -30,6 +30,10 @@ pub struct Node {
     listen: Vec<String>,
     peers: Vec<String>,
     environment: Vec<(String, String)>,
+    /// Whom it dials on the host's own network.
+    dials: &'static str,
+    /// The network namespace it lives in, where there is nobody else to be found.
+    namespace: Option<String>,
     address: Option<String>,
     child: Option<Child>,
 }
@@ -51,8 +55,7 @@ impl Node {
         let home = sandbox.file(name);
         fs::create_dir_all(&home)?;
         let client = Client::new(binary, &sandbox.socket(name), &home);
-        let host = own_loopback();
-        let listen = vec![format!("/ip4/{host}/tcp/0"), format!("/ip4/{host}/udp/0/quic-v1")];
+        let listen = own_ports();
         Ok(Self {
             name: name.to_owned(),
             home,
@@ -60,6 +63,8 @@ impl Node {
             listen,
             peers: vec![],
             environment: vec![],
+            dials: "known",
+            namespace: None,
             address: None,
             child: None,
         })
@@ -71,12 +76,37 @@ impl Node {
         self.listen.retain(|address| address.contains(&part));
     }
 
+    /// Listens only at `listen`. Before a start.
+    pub fn listen_at(&mut self, listen: &str) {
+        self.listen = vec![listen.to_owned()];
+    }
+
+    /// Lives in a network namespace from the next start on, and looks around there for neighbours.
+    pub fn live_in(&mut self, namespace: &str) {
+        self.namespace = Some(namespace.to_owned());
+    }
+
+    /// Also dials whom it only heard of, from the next start on.
+    pub fn dial_anybody(&mut self) {
+        self.dials = "any";
+    }
+
     /// Dials `peer` from the next start on.
     pub fn add_peer(&mut self, peer: &str) {
         self.peers.push(peer.to_owned());
     }
 
-    /// Sets a `WAYPOST_*` variable from the next start on.
+    /// Names no peer from the next start on.
+    pub fn forget_peers(&mut self) {
+        self.peers.clear();
+    }
+
+    /// Listens at other ports from the next start on.
+    pub fn move_ports(&mut self) {
+        self.listen = own_ports();
+    }
+
+    /// Sets a variable of its environment from the next start on.
     pub fn set(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
@@ -136,24 +166,80 @@ impl Node {
     /// # Errors
     /// When it does not come up.
     pub fn start(&mut self) -> Result<()> {
+        self.start_with(&[])
+    }
+
+    /// The same with further flags of `run`, this time only.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_with(&mut self, flags: &[&str]) -> Result<()> {
+        self.launch(flags)?;
+        self.await_ready()
+    }
+
+    /// Starts it and does not wait.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn launch(&mut self, flags: &[&str]) -> Result<()> {
         if self.child.is_some() {
             bail!("{} is running already", self.name);
         }
         let log = File::options().create(true).append(true).open(self.log())?;
         let mut command = self.run_command(self.client.socket());
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.args(flags).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.child = Some(command.spawn().with_context(|| format!("starting {}", self.client.binary().display()))?);
-        self.await_ready()
+        Ok(())
+    }
+
+    /// The number of its process.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.child.as_ref().with_context(|| format!("{} is not running", self.name))?.id())
+    }
+
+    /// With which code it has ended by itself; `None`: it runs on. One that has ended can be started again.
+    ///
+    /// # Errors
+    /// When it was not running, or was ended by a signal.
+    pub fn ended(&mut self) -> Result<Option<i32>> {
+        let child = self.child.as_mut().with_context(|| format!("{} is not running", self.name))?;
+        let Some(status) = child.try_wait()? else { return Ok(None) };
+        self.child = None;
+        status.code().map(Some).with_context(|| format!("{} ended with {status}", self.name))
+    }
+
+    /// Waits until it has ended by itself; gives its code.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn await_code(&mut self) -> Result<i32> {
+        let (what, log) = (format!("{} to end by itself", self.name), self.log());
+        wait::until(&what, STOPPED, &[&log], || self.ended())
     }
 
     /// The command that starts it, answering at `socket`: what a person would type, with everything of its own.
     #[must_use]
     pub fn run_command(&self, socket: &Path) -> Command {
-        let mut command = Command::new(self.client.binary());
+        let mut command = match &self.namespace {
+            None => Command::new(self.client.binary()),
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(self.client.binary());
+                command
+            }
+        };
         command::clean_environment(&mut command);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.arg("run").arg("--data").arg(self.data()).arg("--socket").arg(socket);
-        command.args(["--name", &self.name, "--dial", "known", "--no-mdns"]);
+        command.args(["--name", &self.name]);
+        if self.namespace.is_none() {
+            // On the host's own network nobody is looked for or found, or dialled but whom a test names.
+            command.args(["--dial", self.dials, "--no-mdns"]);
+        }
         if forgets(&self.home) {
             command.arg("--force");
         }
@@ -162,7 +248,11 @@ impl Node {
         command
     }
 
-    fn await_ready(&mut self) -> Result<()> {
+    /// Waits until it answers and listens, after [`Node::launch`].
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn await_ready(&mut self) -> Result<()> {
         let log = self.log();
         let (child, client) = (&mut self.child, &self.client);
         let wanted = self.listen.len();
@@ -204,23 +294,40 @@ impl Node {
         self.start()
     }
 
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn tell(&self, signal: Signal) -> Result<()> {
+        let child = self.child.as_ref().with_context(|| format!("{} is not running", self.name))?;
+        Ok(kill_process(Pid::from_child(child), signal)?)
+    }
+
     /// Asks it to stop, and waits until it has, with 0.
     ///
     /// # Errors
     /// When it is not running, does not stop, or ends with another code.
     pub fn stop(&mut self) -> Result<()> {
+        self.tell(Signal::TERM)?;
+        let status = self.await_end()?;
+        if !status.success() {
+            bail!("{} stopped with {status}", self.name);
+        }
+        Ok(())
+    }
+
+    /// Waits until its process has ended, killing it when it does not.
+    ///
+    /// # Errors
+    /// When it is not running or does not end.
+    pub fn await_end(&mut self) -> Result<ExitStatus> {
         let mut child = self.child.take().with_context(|| format!("{} is not running", self.name))?;
-        kill_process(Pid::from_child(&child), Signal::TERM)?;
         let stopped = wait::until(&format!("{} to stop", self.name), STOPPED, &[&self.log()], || Ok(child.try_wait()?));
         if stopped.is_err() {
             child.kill()?;
             child.wait()?;
         }
-        let status = stopped?;
-        if !status.success() {
-            bail!("{} stopped with {status}", self.name);
-        }
-        Ok(())
+        stopped
     }
 
     /// Takes an invitation, before the first start.
@@ -256,6 +363,11 @@ fn own_loopback() -> String {
     let [.., high, low] = std::process::id().to_be_bytes();
     let node = NODES.fetch_add(1, Ordering::Relaxed) % 250;
     format!("127.{}.{low}.{}", 1 + high % 254, 2 + node)
+}
+
+fn own_ports() -> Vec<String> {
+    let host = own_loopback();
+    vec![format!("/ip4/{host}/tcp/0"), format!("/ip4/{host}/udp/0/quic-v1")]
 }
 
 /// Whether `path` lies on a file system that a node refuses because it may forget, as in a container or in memory. A

@@ -32,6 +32,11 @@ pub fn until<T>(
     }
 }
 
+/// Until a moment, for what must happen at an arbitrary one: never in place of a fact.
+pub fn moment(at: Instant) {
+    std::thread::sleep(at.saturating_duration_since(Instant::now()));
+}
+
 fn tails(logs: &[&Path]) -> String {
     logs.iter().map(|log| format!("\n--- {}\n{}", log.display(), tail(log))).collect()
 }

@@ -60,6 +60,31 @@ pub struct Status {
     pub inbox: Mail,
     /// Other nodes' envelopes held here.
     pub transit: Transit,
+    /// Its disk.
+    pub store: Option<Store>,
+}
+
+/// What a node says of its disk.
+#[derive(Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    /// Commits so far.
+    pub durable_seq: u64,
+    /// Whether it is too full for new mail.
+    #[serde(default)]
+    pub full: bool,
+    /// What was lost, in words.
+    #[serde(default)]
+    pub damage: String,
+}
+
+impl Status {
+    /// What it says of its disk.
+    ///
+    /// # Errors
+    /// When it says nothing.
+    pub fn disk(self) -> Result<Store> {
+        self.store.context("status says nothing of the store")
+    }
 }
 
 /// Messages and what they weigh.
@@ -91,6 +116,17 @@ pub struct Peer {
     pub connected: bool,
     /// What carries the connection.
     pub transport: Option<String>,
+}
+
+/// One line of `waypost routes`.
+#[derive(Deserialize, Clone, Debug)]
+pub struct Route {
+    /// The destination's address.
+    pub to: String,
+    /// The neighbour it goes to next.
+    pub next: Option<String>,
+    /// Envelopes that wait here for it.
+    pub waiting: u64,
 }
 
 /// `waypost trace`.

@@ -4,6 +4,7 @@
 pub mod borders;
 pub mod habits;
 pub mod licences;
+pub mod logs;
 pub mod packages;
 pub mod rules;
 pub mod sources;
@@ -32,7 +33,7 @@ pub struct Check {
 }
 
 /// Every check there is.
-pub const CHECKS: [Check; 11] = [
+pub const CHECKS: [Check; 12] = [
     Check {
         holds: "every rule of PROTOCOL.md has code that keeps it and a test that cites it",
         findings: rules::check,
@@ -46,6 +47,7 @@ pub const CHECKS: [Check; 11] = [
     Check { holds: "every Rust file opens with what it owns", findings: habits::check_openings },
     Check { holds: "no file outgrows its reader", findings: habits::check_lengths },
     Check { holds: "no test waits for time", findings: habits::check_sleeps },
+    Check { holds: "every log line keeps to the keys that are listed", findings: logs::check },
     Check { holds: "nothing names a place on somebody's machine", findings: habits::check_home_paths },
 ];
 

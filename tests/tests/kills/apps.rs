@@ -100,7 +100,7 @@ impl Sender {
         let done = finished.code == exit::OK;
         assert!(!done || accepted.len() == lines.len(), "send said OK and did not name every message");
         for (id, line) in accepted.into_iter().zip(lines) {
-            apps.ledger.was_accepted(id, Checksum::of(line.as_bytes()));
+            apps.ledger.was_accepted(&id, &Checksum::of(line.as_bytes()));
         }
         if !done {
             assert!([exit::UNAVAILABLE, exit::TRY_AGAIN].contains(&finished.code), "{finished:?}");
@@ -137,7 +137,7 @@ impl Receiver {
         for line in BufReader::new(consumer.stdout.take().unwrap()).lines() {
             // A consumer that was cut may leave half a line: that message was not acknowledged.
             let Ok(message) = serde_json::from_str::<Received>(&line.unwrap()) else { break };
-            ledger.was_received(message.id.clone(), Checksum::of(&message.body().unwrap()));
+            ledger.was_received(&message.id, &Checksum::of(&message.body().unwrap()));
             any = true;
         }
         if !consumer.wait().unwrap().success() {

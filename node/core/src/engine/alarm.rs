@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::input::ConsumerId;
+use crate::id::NodeId;
 use crate::store::tables::FlowHandle;
 
 /// What to look at.
@@ -27,6 +28,12 @@ pub(super) enum Alarm {
     Channel(u64),
     /// A refusal by a neighbour has run out.
     Unblock,
+    /// A new incarnation is to begin (rule EVIDENCE-2).
+    Renew,
+    /// A neighbour should have answered by now.
+    Answer(NodeId),
+    /// A neighbour is to be told more.
+    Pace,
     /// More to do in the next round.
     Continue,
 }
@@ -55,9 +62,14 @@ impl Alarms {
 
     /// Sets a timer unless it is set.
     pub(super) fn set_if_unset(&mut self, alarm: Alarm, boot_ms: u64) {
-        if !self.at.contains_key(&alarm) {
+        if !self.is_set(alarm) {
             self.set(alarm, boot_ms);
         }
+    }
+
+    /// Whether a timer is set.
+    pub(super) fn is_set(&self, alarm: Alarm) -> bool {
+        self.at.contains_key(&alarm)
     }
 
     /// Takes a timer off.

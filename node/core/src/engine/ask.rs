@@ -1,14 +1,17 @@
 //! Answers: where a message is, how the node does, who its neighbours are, and who may join (rules TRACE-1,
 //! TRACE-2, TRUST-7).
 
+use std::collections::BTreeSet;
+
 use waypost_proto::hop;
 use waypost_proto::stored::{self, envelope::State};
 
+use super::damage::BODY;
 use super::effect::{CustodyEvent, Effect, Refusal, Reply, Route, Rung, Status, Trace};
 use super::input::{Level, RequestId};
 use super::settle::{CONSUMED, DEAD, REFUSED};
 use super::submit::damaged;
-use super::{Engine, Event, Round};
+use super::{Engine, Event, Round, notice};
 use crate::filter::Rejection;
 use crate::flow::Ending;
 use crate::id::{MessageId, NodeId};
@@ -16,12 +19,15 @@ use crate::limits;
 use crate::message::Recipient;
 use crate::store::keys::Key as _;
 use crate::store::kv::{StoreError, Table};
-use crate::store::tables::FlowHandle;
+use crate::store::tables::{FlowHandle, meta};
 use crate::store::tx::Tx;
 use crate::trust::{AdmissionClock, NodeKey, Terms, Token, examine};
 
 /// Fragments of a body whose rows a trace reads; the rest is summed up by the message's row.
 const TRACED_FRAGMENTS: u32 = 64;
+
+/// Waiting envelopes that are counted for a route at most.
+const COUNTED: usize = 10_000;
 
 /// A request that waits for a level.
 pub(super) struct Waiter {
@@ -34,6 +40,7 @@ impl Engine {
     /// Where is this message? Answered now, or when the level is reached.
     pub(super) fn trace(
         &mut self,
+        round: Round,
         request: RequestId,
         id: MessageId,
         wait: Option<Level>,
@@ -43,15 +50,23 @@ impl Engine {
             tx.hint(Effect::Reply { request, reply: Reply::Refused(Refusal::UnknownMessage(id)) });
             return Ok(());
         };
-        let trace = self.trace_of(id, &message, wait, tx)?;
+        let trace = self.trace_of(round, id, &message, wait, tx)?;
         let waits = wait.is_some() && !trace.reached && !trace.ended;
         if waits && self.waiters.values().map(Vec::len).sum::<usize>() < limits::WAITERS {
             let level = wait.unwrap_or(Level::Accepted);
             self.waiters.entry(message.handle).or_default().push(Waiter { request, id, level });
             return Ok(());
         }
-        tx.claim(Effect::Reply { request, reply: Reply::Trace(Box::new(trace)) });
+        self.tell(request, trace, tx);
         Ok(())
+    }
+
+    /// A ladder with a notice follows from the time: it is told when that is on disk, and cannot be unsaid by a reboot.
+    fn tell(&self, request: RequestId, trace: Trace, tx: &mut Tx<'_>) {
+        if trace.ladder.iter().any(|rung| rung.state == notice::RUNG) {
+            tx.put(&meta::COUNTERS.to_owned(), &self.counters);
+        }
+        tx.claim(Effect::Reply { request, reply: Reply::Trace(Box::new(trace)) });
     }
 
     /// A delayed message has got its number: who waits for it waits for its flow from now on.
@@ -76,15 +91,14 @@ impl Engine {
     }
 
     /// Answers the waiters whose level is reached.
-    pub(super) fn answer_waiters(&mut self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+    pub(super) fn answer_waiters(&mut self, round: Round, tx: &mut Tx<'_>) -> Result<(), StoreError> {
         for handle in std::mem::take(&mut self.waking) {
             let mut left = Vec::new();
             for waiter in self.waiters.remove(&handle).unwrap_or_default() {
                 let Some(message) = tx.get::<stored::Message>(&(waiter.id,))? else { continue };
-                let trace = self.trace_of(waiter.id, &message, Some(waiter.level), tx)?;
+                let trace = self.trace_of(round, waiter.id, &message, Some(waiter.level), tx)?;
                 if trace.reached || trace.ended {
-                    let reply = Reply::Trace(Box::new(trace));
-                    tx.claim(Effect::Reply { request: waiter.request, reply });
+                    self.tell(waiter.request, trace, tx);
                 } else {
                     left.push(waiter);
                 }
@@ -97,13 +111,13 @@ impl Engine {
     }
 
     /// Nobody waits any longer: what is known now.
-    pub(super) fn end_wait(&mut self, request: RequestId, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+    pub(super) fn end_wait(&mut self, round: Round, request: RequestId, tx: &mut Tx<'_>) -> Result<(), StoreError> {
         for waiters in self.waiters.values_mut() {
             let Some(place) = waiters.iter().position(|waiter| waiter.request == request) else { continue };
             let Waiter { request, id, level } = waiters.remove(place);
             if let Some(message) = tx.get::<stored::Message>(&(id,))? {
-                let trace = self.trace_of(id, &message, Some(level), tx)?;
-                tx.claim(Effect::Reply { request, reply: Reply::Trace(Box::new(trace)) });
+                let trace = self.trace_of(round, id, &message, Some(level), tx)?;
+                self.tell(request, trace, tx);
             }
             return Ok(());
         }
@@ -113,6 +127,7 @@ impl Engine {
     /// The ladder of a message (rule TRACE-1): each rung with its time, in order of time.
     fn trace_of(
         &mut self,
+        round: Round,
         id: MessageId,
         message: &stored::Message,
         wait: Option<Level>,
@@ -135,6 +150,8 @@ impl Engine {
                 tx.scan::<stored::Envelope>(&(message.handle, from).encode(), &(message.handle, u64::MAX).encode(), 1)?;
             let Some((key, row)) = rows.into_iter().next() else { break };
             self.read_row(&row, from, &mut ladder, &mut custody, &mut endings);
+            let notice = notice::rung_of(&row, from, round.at);
+            ladder.extend(notice.filter(|_| !ladder.iter().any(|rung| rung.state == notice::RUNG)));
             from = key.1 + 1;
         }
         ladder.extend(rungs_of_endings(&endings, whole.min(TRACED_FRAGMENTS), message, destination));
@@ -167,9 +184,9 @@ impl Engine {
     }
 
     /// The highest rung of a message.
-    pub(super) fn state_of(&mut self, id: MessageId, tx: &Tx<'_>) -> Result<String, StoreError> {
+    pub(super) fn state_of(&mut self, round: Round, id: MessageId, tx: &Tx<'_>) -> Result<String, StoreError> {
         let Some(message) = tx.get::<stored::Message>(&(id,))? else { return Ok("unknown".to_owned()) };
-        Ok(self.trace_of(id, &message, None, tx)?.state)
+        Ok(self.trace_of(round, id, &message, None, tx)?.state)
     }
 
     /// What one envelope's row says of one of its numbers.
@@ -212,10 +229,12 @@ impl Engine {
             standby: counters.standby,
             peers: u32::try_from(self.links.len()).unwrap_or(u32::MAX),
             durable_sequence: counters.commit_sequence,
+            alarms: self.raised_alarms(),
+            disk_full: !self.has_disk_for(0),
         }
     }
 
-    /// The way to one node, or to all known.
+    /// The way to one node, or to all that are known or have mail waiting here.
     pub(super) fn routes(
         &mut self,
         to: Option<&Recipient>,
@@ -226,13 +245,17 @@ impl Engine {
                 Ok(node) => vec![node],
                 Err(refusal) => return Ok(Err(refusal)),
             },
-            None => self.directory.facts().map(|(node, _)| *node).filter(|node| *node != self.me).collect(),
+            None => {
+                let known = self.directory.facts().map(|(node, _)| *node).chain(self.own_links.keys().copied());
+                let all: BTreeSet<NodeId> = known.chain(self.lanes.destinations()).collect();
+                all.into_iter().filter(|node| *node != self.me).collect()
+            }
         };
         let mut routes = Vec::with_capacity(nodes.len());
         for to in nodes {
             let next = self.directory.next(self.me, &self.own_links, to);
             let end = crate::store::keys::after_prefix(&(to,).encode());
-            let waiting = tx.scan_raw(Table::Due, &(to,).encode(), &end, 10_000)?.len() as u64;
+            let waiting = tx.scan_raw(Table::Due, &(to,).encode(), &end, COUNTED)?.len() as u64;
             routes.push(Route {
                 to,
                 name: self.directory.fact(&to).map(|fact| fact.name.clone()).unwrap_or_default(),
@@ -366,11 +389,14 @@ fn rungs_of_endings(
         let Some((_, reason, at_ms, late)) = of_code.iter().max_by_key(|(_, _, at, _)| *at).copied().copied() else {
             continue;
         };
+        // Of the endings of fragments the message's own is the first.
+        let first = message.ending.as_ref().is_none_or(|ending| ending.ending == code);
         let all = of_code.len() >= numbers as usize;
         let positive = code == Ending::Delivered as u32 || code == CONSUMED;
-        if positive && (!all || open) {
+        if (positive && (!all || open)) || (code < CONSUMED && !positive && !first) {
             continue;
         }
+        let late = of_code.iter().map(|(.., late)| *late).max().unwrap_or(late);
         let name = match code {
             CONSUMED => "consumed".to_owned(),
             REFUSED => format!("refused: {}", Rejection::describe(reason)),
@@ -388,21 +414,23 @@ fn ending_name(code: u32, reason: u32, late: bool) -> String {
         Some(Ending::Delivered) if late => "arrived late".to_owned(),
         Some(Ending::Rejected) => format!("rejected: {}", Rejection::describe(reason)),
         Some(Ending::Damaged) if reason == 1 => "damaged: outcome unknown".to_owned(),
+        Some(Ending::Damaged) if reason == BODY => "damaged: its body is missing on this node's disk".to_owned(),
         Some(Ending::Damaged) => "damaged: outcome lost".to_owned(),
         Some(ending) => ending.name().to_owned(),
         None => "unknown".to_owned(),
     }
 }
 
-/// The state to show: the highest rung, an ending before `held`, a sub-state before `delivered`.
+/// The state to show: the highest rung, an ending before `held`, a sub-state before `delivered`; never a notice.
 fn highest(ladder: &[Rung]) -> String {
     let rank = |state: &str| match state.split(':').next().unwrap_or(state) {
-        "accepted" => 0,
-        "held" => 1,
-        "arrived late" => 2,
-        "delivered" => 4,
-        "consumed" | "refused" | "dead-lettered" => 5,
-        _ => 3,
+        "delayed" => 0,
+        "accepted" => 1,
+        "held" => 2,
+        "arrived late" => 3,
+        "delivered" => 5,
+        "consumed" | "refused" | "dead-lettered" => 6,
+        _ => 4,
     };
     ladder.iter().max_by_key(|rung| rank(&rung.state)).map(|rung| rung.state.clone()).unwrap_or_default()
 }

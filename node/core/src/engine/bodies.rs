@@ -6,7 +6,7 @@ use waypost_proto::{hop, stored};
 
 use super::effect::{Accepted, Effect, Refusal, Reply};
 use super::input::{RequestId, StreamId};
-use super::submit::{Letter, Standing, append, damaged, headers_to_row, message_row, request_hash};
+use super::submit::{Letter, Standing, append, damaged, headers_to_row, message_row};
 use super::{Engine, Round};
 use crate::id::{MessageId, NodeId};
 use crate::limits;
@@ -70,12 +70,18 @@ impl Engine {
             let index = streaming.chaining_values.len() as u64;
             let size = streaming.size + bytes.len() as u64;
             let value = hash::fragment_cv(index, &bytes, false);
+            // What fits part by part, and not as a whole, is not to be tried again.
+            let limit = self.policy.outbox_bytes;
+            let room =
+                if size > limit { Err(Refusal::LargerThanOutbox { amount: size, limit, unit: "bytes" }) } else { room };
             match (room, value) {
                 (Ok(()), Some(value)) if size <= limits::BODY_BYTES => {
                     tx.put_raw(Table::Body, (streaming.body, u32::try_from(index).unwrap_or(u32::MAX)).encode(), bytes);
                     self.counters.staged_bytes += size - streaming.size;
                     streaming.size = size;
                     streaming.chaining_values.push(value);
+                    let fragments = u32::try_from(streaming.chaining_values.len()).unwrap_or(u32::MAX);
+                    tx.put(&(streaming.body,), &stored::Stage { bytes: size, fragments });
                 }
                 (Err(refusal), _) => self.refuse_body(stream, refusal, tx),
                 _ => self.refuse_body(stream, crate::message::Invalid::Body { bytes: size }.into(), tx),
@@ -115,13 +121,19 @@ impl Engine {
         if streaming.chaining_values.len() < 2 {
             // Small after all: as any other message.
             let (uid, mut message) = (streaming.uid, streaming.message.clone());
-            message.body = tx.get_raw(Table::Body, &(streaming.body, 0u32).encode())?.unwrap_or_default();
+            let (body, size) = (streaming.body, streaming.size);
+            let stored = if size == 0 { Some(Bytes::new()) } else { tx.body((body, 0))? };
+            let Some(stored) = stored.filter(|stored| stored.len() as u64 == size) else {
+                // Not accepted yet: the sender still has it.
+                self.refuse_body(stream, Refusal::StreamEnded, tx);
+                return Ok(());
+            };
+            message.body = stored;
             self.abandon_body(stream, tx);
             return self.submit(round, request, uid, &[message], tx);
         }
         let hash = hash::whole_hash(&streaming.chaining_values);
-        let examined =
-            self.examine(streaming.uid, &streaming.message, request_hash(&streaming.message, Some(hash)), tx)?;
+        let examined = self.examine(streaming.uid, &streaming.message, Some(hash), tx)?;
         let reply = match examined {
             Err(refusal) => Reply::Refused(refusal),
             Ok(Standing::Repeated(accepted)) => Reply::Accepted(vec![accepted]),
@@ -149,7 +161,7 @@ impl Engine {
         tx.delete::<stored::Stage>(&(fragments.body,));
         self.counters.staged_bytes -= fragments.size;
         let letter = Letter { uid, id, to, accepted_ms: round.now.wall_ms, message: &message };
-        self.remember_key(&letter, request_hash(&message, Some(hash)), tx);
+        self.remember_key(&letter, Some(hash), tx);
         if message.delay_ms > 0 {
             self.keep_for_later(round, &letter, Some(&fragments), tx);
         } else {
@@ -232,7 +244,8 @@ impl Engine {
         contents: impl FnOnce() -> Result<Option<stored::Contents>, StoreError>,
         tx: &Tx<'_>,
     ) -> Result<Option<Bytes>, StoreError> {
-        let Some(bytes) = tx.get_raw(Table::Body, &(row.body, row.body_index).encode())? else { return Ok(None) };
+        let stored = tx.body((row.body, row.body_index))?;
+        let Some(bytes) = stored.filter(|bytes| bytes.len() as u64 == row.bytes) else { return Ok(None) };
         if !row.fragment {
             return Ok(Some(bytes));
         }

@@ -1,13 +1,16 @@
 //! Delivery to applications: channels in order of arrival, competing consumers with credit, leases, delivery counts and
 //! settlements (rules CONSUME-1 to CONSUME-4). A delivery is counted on disk before it leaves.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 
 use waypost_proto::stored;
 
 use super::alarm::Alarm;
+use super::channels::{Consumer, Lease};
+use super::dead::{DEAD, dead_channel};
 use super::effect::{Delivery, Effect, Refusal};
 use super::input::ConsumerId;
+use super::partial::FRAGMENTS_MAX;
 use super::settle::SUBSTATES_MS;
 use super::submit::damaged;
 use super::{Engine, Round};
@@ -15,127 +18,23 @@ use crate::filter::Rejection;
 use crate::id::{Class, MessageId};
 use crate::limits;
 use crate::message::ChannelName;
+use crate::planted::{self, Bug};
 use crate::store::keys::{Key as _, after_prefix};
 use crate::store::kv::{StoreError, Table};
 use crate::store::tables::{FlowHandle, QueueKey};
 use crate::store::tx::Tx;
 
-/// Rows of a queue read at a time.
+/// Rows of a queue read at a time at most.
 const PAGE: usize = 64;
 /// Deliveries to one consumer in one effect: bodies together stay near this size.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// A channel with mail or consumers.
-#[derive(Default)]
-pub(super) struct Channel {
-    handle: u64,
-    name: String,
-    messages: u64,
-    bytes: u64,
-    /// Everything below has been looked at, by class.
-    cursors: [u64; 3],
-    /// In a consumer's hands.
-    leased: BTreeSet<QueueKey>,
-    /// Came back; to be delivered before what is at the cursor.
-    returned: BTreeSet<QueueKey>,
-    /// Not before a node time.
-    delayed: BTreeSet<(u64, QueueKey)>,
-    consumers: VecDeque<ConsumerId>,
-    changed: bool,
-}
-
-/// An application's stream.
-pub(super) struct Consumer {
-    channel: u64,
-    credit: u64,
-    lease_ms: u64,
-    max_deliveries: u32,
-    next_delivery: u64,
-    held: BTreeMap<u64, Lease>,
-}
-
-/// A delivery that is not settled.
-struct Lease {
-    key: QueueKey,
-    place: (FlowHandle, u64),
-    /// Boot milliseconds.
-    until: u64,
-}
-
 /// How a delivery ends.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub(super) enum Settlement {
     Consumed,
-    Refused,
-}
-
-/// All channels, by handle and by name.
-#[derive(Default)]
-pub(super) struct Channels {
-    by_handle: BTreeMap<u64, Channel>,
-    by_name: BTreeMap<String, u64>,
-    /// With mail and consumers that may now meet.
-    ready: BTreeSet<u64>,
-}
-
-impl Channels {
-    /// Takes in a row at start.
-    pub(super) fn load(&mut self, name: &str, row: &stored::Channel) {
-        self.by_name.insert(name.to_owned(), row.handle);
-        let channel = Channel {
-            handle: row.handle,
-            name: name.to_owned(),
-            messages: row.messages,
-            bytes: row.bytes,
-            ..Channel::default()
-        };
-        self.by_handle.insert(row.handle, channel);
-    }
-
-    fn open(&mut self, name: &str, counters: &mut stored::Counters) -> Option<&mut Channel> {
-        let handle = match self.by_name.get(name) {
-            Some(handle) => *handle,
-            None if self.by_name.len() >= limits::CHANNELS => return None,
-            None => {
-                counters.next_handle += 1;
-                let handle = counters.next_handle;
-                self.load(name, &stored::Channel { handle, ..Default::default() });
-                handle
-            }
-        };
-        self.by_handle.get_mut(&handle)
-    }
-
-    /// Whether a channel is to be looked at again.
-    pub(super) fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
-    }
-
-    /// Whether a channel of this name is there or can be made; of too many, an idle one gives way
-    /// (rule QUOTA-4).
-    pub(super) fn make_room(&mut self, name: &str, tx: &mut Tx<'_>) -> bool {
-        if self.by_name.contains_key(name) || self.by_name.len() < limits::CHANNELS {
-            return true;
-        }
-        let idle = |channel: &&Channel| channel.messages == 0 && channel.consumers.is_empty();
-        let Some((handle, name)) = self.by_handle.values().find(idle).map(|idle| (idle.handle, idle.name.clone()))
-        else {
-            return false;
-        };
-        self.by_handle.remove(&handle);
-        self.by_name.remove(&name);
-        tx.delete::<stored::Channel>(&name);
-        true
-    }
-
-    /// Writes what changed.
-    pub(super) fn save(&mut self, tx: &mut Tx<'_>) {
-        for channel in self.by_handle.values_mut().filter(|channel| channel.changed) {
-            channel.changed = false;
-            let Channel { handle, messages, bytes, .. } = *channel;
-            tx.put(&channel.name, &stored::Channel { handle, messages, bytes });
-        }
-    }
+    /// With the application's words.
+    Refused(String),
 }
 
 impl Engine {
@@ -263,10 +162,13 @@ impl Engine {
         }
         for class in Class::ALL {
             let end = after_prefix(&(handle, class as u8).encode());
+            // Mostly the first row is the one: what is read behind it is read again for the next message.
+            let mut rows = 1;
             loop {
                 let from = (handle, class as u8, channel.cursors[class.index()]).encode();
-                let page = tx.scan::<stored::Queue>(&from, &end, PAGE)?;
-                let full = page.len() == PAGE;
+                let page = tx.scan::<stored::Queue>(&from, &end, rows)?;
+                let full = page.len() == rows;
+                rows = (2 * rows).min(PAGE);
                 for (key, row) in page {
                     channel.cursors[class.index()] = key.2 + 1;
                     if channel.leased.contains(&key) {
@@ -305,14 +207,20 @@ impl Engine {
             tx.delete::<stored::Queue>(&key);
             return Ok(None);
         };
+        if u64::from(message.fragments) > FRAGMENTS_MAX {
+            // Settling it would walk them all.
+            return Err(damaged(Table::Inbox));
+        }
         let Some(state) = self.consumers.get_mut(&consumer) else { return Ok(None) };
         if state.max_deliveries > 0 && row.deliveries >= state.max_deliveries {
-            self.bury(round, key, place, &message, Rejection::Deliveries, tx)?;
+            self.bury(round, key, place, &message, (Rejection::Deliveries, ""), tx)?;
             return Ok(None);
         }
         row.deliveries += 1;
         row.ready_at = 0;
-        tx.put(&key, &row);
+        if !planted::is(Bug::DeliveryCountLost) {
+            tx.put(&key, &row);
+        }
         let delivery = state.next_delivery;
         state.next_delivery += 1;
         state.credit -= 1;
@@ -343,7 +251,7 @@ impl Engine {
         round: Round,
         consumer: ConsumerId,
         deliveries: Vec<u64>,
-        how: Settlement,
+        how: &Settlement,
         tx: &mut Tx<'_>,
     ) -> Result<(), StoreError> {
         for delivery in &deliveries {
@@ -353,7 +261,9 @@ impl Engine {
             let Some(message) = tx.get::<stored::Inbox>(&lease.place)? else { continue };
             match how {
                 Settlement::Consumed => self.consume(round, lease.key, lease.place, &message, tx)?,
-                Settlement::Refused => self.bury(round, lease.key, lease.place, &message, Rejection::Refused, tx)?,
+                Settlement::Refused(words) => {
+                    self.bury(round, lease.key, lease.place, &message, (Rejection::Refused, words), tx)?;
+                }
             }
         }
         tx.claim(Effect::Settled { consumer, deliveries });
@@ -374,47 +284,94 @@ impl Engine {
             }
         }
         self.owe_substates(round, handle);
-        self.leave_channel(key, message.size);
+        self.remove_delivered(key, (handle, number), message, tx)
+    }
+
+    /// Removes a message from its channel and the inbox.
+    pub(super) fn remove_delivered(
+        &mut self,
+        key: QueueKey,
+        place: (FlowHandle, u64),
+        message: &stored::Inbox,
+        tx: &mut Tx<'_>,
+    ) -> Result<(), StoreError> {
+        self.take_out(key, message.size, tx);
+        Self::delete_message(place, message, tx);
+        if planted::is(Bug::SuccessorNotReleased) {
+            return Ok(());
+        }
+        self.release_after(place.0, (place.1, place.1), tx)
+    }
+
+    /// Takes a message out of its channel's queue.
+    pub(super) fn take_out(&mut self, key: QueueKey, size: u64, tx: &mut Tx<'_>) {
+        self.leave_channel(key, size);
         self.counters.inbox_messages = self.counters.inbox_messages.saturating_sub(1);
-        self.counters.inbox_bytes = self.counters.inbox_bytes.saturating_sub(message.size);
-        tx.delete::<stored::Queue>(&key);
-        tx.delete::<stored::Inbox>(&(handle, number));
+        self.counters.inbox_bytes = self.counters.inbox_bytes.saturating_sub(size);
+        if !planted::is(Bug::SettledStays) {
+            tx.delete::<stored::Queue>(&key);
+        }
+    }
+
+    /// Deletes a message that was taken out.
+    pub(super) fn delete_message(place: (FlowHandle, u64), message: &stored::Inbox, tx: &mut Tx<'_>) {
+        if !planted::is(Bug::SettledStays) {
+            tx.delete::<stored::Inbox>(&place);
+        }
         if message.fragments > 1 {
             for index in 0..message.fragments {
                 tx.delete_raw(Table::Body, (message.body_key, index).encode());
             }
         }
-        self.release_after(handle, (number, number), tx)
     }
 
     /// Moves a message to the channel `dead.NAME`, where it can still be read; the sender learns why (rule CONSUME-4).
-    fn bury(
+    pub(super) fn bury(
         &mut self,
         round: Round,
         key: QueueKey,
         (handle, number): (FlowHandle, u64),
         message: &stored::Inbox,
-        why: Rejection,
+        (why, words): (Rejection, &str),
         tx: &mut Tx<'_>,
     ) -> Result<(), StoreError> {
-        let mut channel = format!("dead.{}", message.channel);
-        channel.truncate(128);
+        let channel = dead_channel(&message.channel);
         if !self.channels.make_room(&channel, tx) {
             return self.put_off(round, key, tx);
         }
+        self.tell_buried(round, (handle, number), message, why, tx)?;
+        let death = Self::death_of(round, key, &message.channel, (why, words), tx)?;
+        self.take_out(key, message.size, tx);
+        let row = stored::Inbox { channel, death: Some(death), ..message.clone() };
+        if planted::is(Bug::DeadLetterLost) {
+            tx.delete::<stored::Inbox>(&(handle, number));
+        } else {
+            self.queue(handle, number, Class::from_wire(message.class).unwrap_or(Class::Normal), row, tx)?;
+        }
+        self.release_after(handle, (number, number), tx)
+    }
+
+    /// The sender learns what became of a message after its delivery.
+    pub(super) fn tell_buried(
+        &mut self,
+        round: Round,
+        (handle, number): (FlowHandle, u64),
+        message: &stored::Inbox,
+        why: Rejection,
+        tx: &Tx<'_>,
+    ) -> Result<(), StoreError> {
         if let Some(flow) = self.flows.inn.change(handle, tx)? {
             for number in number..number + u64::from(message.fragments.max(1)) {
                 flow.bury(number, why);
             }
         }
         self.owe_substates(round, handle);
-        self.leave_channel(key, message.size);
-        self.counters.inbox_messages = self.counters.inbox_messages.saturating_sub(1);
-        self.counters.inbox_bytes = self.counters.inbox_bytes.saturating_sub(message.size);
-        tx.delete::<stored::Queue>(&key);
-        let row = stored::Inbox { channel, ..message.clone() };
-        self.queue(handle, number, Class::from_wire(message.class).unwrap_or(Class::Normal), row, tx)?;
-        self.release_after(handle, (number, number), tx)
+        Ok(())
+    }
+
+    /// Whether a message can move to the dead letters: it is none, and there is a channel for it.
+    pub(super) fn has_room_for_dead(&mut self, message: &stored::Inbox, tx: &mut Tx<'_>) -> bool {
+        !message.channel.starts_with(DEAD) && self.channels.make_room(&dead_channel(&message.channel), tx)
     }
 
     /// There is no room for another channel of dead letters: the message waits where it is.
@@ -442,7 +399,8 @@ impl Engine {
         self.alarms.set_if_unset(Alarm::Substates(handle), round.now.boot_ms + SUBSTATES_MS);
     }
 
-    /// A consumer failed with a message: it is delivered again after the delay (rule CONSUME-3).
+    /// A consumer failed with a message: it is delivered again after the delay (rule CONSUME-3), or, when that was the last
+    /// time the consumer allows, is dead at once (rule CONSUME-4).
     pub(super) fn nack(
         &mut self,
         round: Round,
@@ -451,7 +409,14 @@ impl Engine {
         delay_ms: u64,
         tx: &mut Tx<'_>,
     ) -> Result<(), StoreError> {
+        let most = self.consumers.get(&consumer).map_or(0, |state| state.max_deliveries);
         if let Some(lease) = self.consumers.get_mut(&consumer).and_then(|state| state.held.remove(&delivery)) {
+            let times = tx.get::<stored::Queue>(&lease.key)?.map_or(0, |row| row.deliveries);
+            if let Some(message) = tx.get::<stored::Inbox>(&lease.place)?.filter(|_| most > 0 && times >= most) {
+                self.bury(round, lease.key, lease.place, &message, (Rejection::Deliveries, ""), tx)?;
+                tx.claim(Effect::Settled { consumer, deliveries: vec![delivery] });
+                return Ok(());
+            }
             let ready_at = if delay_ms == 0 { 0 } else { round.at.plus(delay_ms).0 };
             if let Some(mut row) = tx.get::<stored::Queue>(&lease.key)? {
                 row.ready_at = ready_at;
@@ -503,7 +468,7 @@ impl Engine {
         if let Some(channel) = self.channels.by_handle.get_mut(&state.channel) {
             channel.consumers.retain(|other| *other != consumer);
         }
-        for lease in state.held.into_values() {
+        for lease in state.held.into_values().filter(|_| !planted::is(Bug::LeaseLost)) {
             self.give_back(lease.key, 0);
         }
     }
@@ -513,22 +478,41 @@ impl Engine {
         self.channels.ready.insert(handle);
     }
 
-    /// A part of a body in fragments.
+    /// Takes a delivery out of its consumer's hands.
+    pub(super) fn end_delivery(
+        &mut self,
+        consumer: ConsumerId,
+        delivery: u64,
+    ) -> Option<(QueueKey, (FlowHandle, u64))> {
+        let lease = self.consumers.get_mut(&consumer)?.held.remove(&delivery)?;
+        Some((lease.key, lease.place))
+    }
+
+    /// A part of a body in fragments; none, and the end of the delivery, when it cannot be read (rule DAMAGE-2).
     pub(super) fn hand_body_part(
         &mut self,
+        round: Round,
         consumer: ConsumerId,
         delivery: u64,
         index: u32,
         tx: &mut Tx<'_>,
     ) -> Result<(), StoreError> {
-        let place = self.consumers.get(&consumer).and_then(|state| state.held.get(&delivery)).map(|lease| lease.place);
-        let bytes = match place {
+        let lease = self.consumers.get(&consumer).and_then(|state| state.held.get(&delivery));
+        let message = match lease.map(|lease| lease.place) {
+            Some(place) => tx.get::<stored::Inbox>(&place)?,
             None => None,
-            Some(place) => match tx.get::<stored::Inbox>(&place)? {
-                Some(message) => tx.get_raw(Table::Body, &(message.body_key, index).encode())?,
-                None => None,
-            },
         };
+        let mut bytes = None;
+        if let Some(message) = message.filter(|message| message.fragments > 1 && index < message.fragments) {
+            let before = u64::from(index) * limits::FRAGMENT as u64;
+            let length = message.size.saturating_sub(before).min(limits::FRAGMENT as u64);
+            bytes = tx.body((message.body_key, index))?.filter(|bytes| bytes.len() as u64 == length);
+            if bytes.is_none() {
+                self.delivery_is_damaged(round, (consumer, delivery), &message, tx)?;
+                tx.claim(Effect::BodyPart { consumer, delivery, index, bytes });
+                return Ok(());
+            }
+        }
         tx.hint(Effect::BodyPart { consumer, delivery, index, bytes });
         Ok(())
     }

@@ -10,6 +10,7 @@ use super::submit::{Letter, damaged, headers_to_row, message_row};
 use super::{Engine, Round};
 use crate::id::{Class, MessageId, NodeId};
 use crate::message::{Recipient, Submission};
+use crate::planted::{self, Bug};
 use crate::store::keys::Key as _;
 use crate::store::kv::{StoreError, Table};
 use crate::store::tx::Tx;
@@ -54,6 +55,7 @@ impl Engine {
             chaining_values: fragments.map(|fragments| fragments.values.concat().into()).unwrap_or_default(),
         };
         tx.put(&(due, id), &row);
+        self.clock.recorded();
         let known = stored::Message { delayed_until: due.0, ..message_row(letter, (0, 0)) };
         tx.put(&(id,), &known);
         self.counters.outbox_messages += 1;
@@ -63,7 +65,8 @@ impl Engine {
 
     /// Gives numbers to the delayed messages that are due.
     pub(super) fn release_delayed(&mut self, round: Round, tx: &mut Tx<'_>) -> Result<(), StoreError> {
-        let end = (round.at.plus(1), MessageId([0; 16])).encode();
+        let early_ms = if planted::is(Bug::DelayedTooEarly) { 600_000 } else { 0 };
+        let end = (round.at.plus(1 + early_ms), MessageId([0; 16])).encode();
         for ((due, id), row) in tx.scan::<stored::Delayed>(&[], &end, PAGE)? {
             self.send_now(round, (due, id), &row, tx)?;
         }
@@ -79,8 +82,13 @@ impl Engine {
         let Some(message) = tx.get::<stored::Message>(&(id,))?.filter(|row| row.handle == 0) else { return Ok(()) };
         let key = (NodeTime(message.delayed_until), id);
         let Some(row) = tx.get::<stored::Delayed>(&key)? else { return Ok(()) };
+        // What else has gathered in this round goes its own way first.
+        self.close_groups(round, tx)?;
+        self.cancelling = true;
         self.send_now(round, key, &row, tx)?;
-        self.close_groups(round, tx)
+        self.close_groups(round, tx)?;
+        self.cancelling = false;
+        Ok(())
     }
 
     fn send_now(
@@ -96,15 +104,20 @@ impl Engine {
         let fragments = fragments_of(row)?;
         let mut message = submission_of(row)?;
         let Recipient::Node(to) = message.to else { return Err(damaged(Table::Delayed)) };
-        if fragments.is_none() {
-            let body = (row.body, 0u32).encode();
-            message.body = tx.get_raw(Table::Body, &body)?.ok_or_else(|| damaged(Table::Body))?;
-            tx.delete_raw(Table::Body, body);
-        }
+        let body = match fragments {
+            Some(_) => None,
+            None => tx.body((row.body, 0))?.filter(|body| body.len() as u64 == row.size),
+        };
+        let is_lost = fragments.is_none() && body.is_none();
+        message.body = body.unwrap_or_default();
         let letter = Letter { uid: row.uid, id: key.1, to, accepted_ms: row.accepted_ms, message: &message };
         match fragments {
             Some(fragments) => self.number_fragments(round, &letter, &fragments, tx)?,
-            None => self.number(round, &letter, tx)?,
+            None if is_lost => self.number_damaged(round, &letter, row, tx)?,
+            None => {
+                tx.delete_raw(Table::Body, (row.body, 0u32).encode());
+                self.number(round, &letter, tx)?;
+            }
         }
         self.follow_waiters(key.1, tx)
     }

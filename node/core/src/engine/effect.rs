@@ -6,6 +6,7 @@ use waypost_proto::hop;
 
 use super::input::{ConsumerId, RequestId, SessionId, StreamId};
 use crate::id::{Class, MessageId, NodeId};
+use crate::store::tables::QueueKey;
 
 /// One of the four streams of a direction.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -88,6 +89,16 @@ pub enum Effect {
         /// Which stream.
         stream: StreamId,
     },
+    /// Tell the owner of something that must not go unseen; `status` shows it too.
+    RaiseAlarm {
+        /// What is wrong and what to do.
+        why: String,
+    },
+    /// Say this on connections from now on: a new incarnation began (rule EVIDENCE-2).
+    Renew {
+        /// What to say.
+        hello: Box<super::OwnHello>,
+    },
     /// Stop the node: it may not go on.
     Stop {
         /// Why, for the person who reads the log.
@@ -142,6 +153,15 @@ pub enum Reply {
         /// Unix milliseconds.
         expires_at_ms: u64,
     },
+    /// A page of dead letters.
+    Dead {
+        /// In the order of their places.
+        letters: Vec<DeadLetter>,
+        /// Ask for what comes after this place; `None`: that was all.
+        next: Option<QueueKey>,
+    },
+    /// The dead letters of a request that were settled; the others are gone, or in a consumer's hands.
+    DeadSettled(Vec<MessageId>),
     /// The chain for a stranger that joined, or why not.
     Admission(Result<Vec<hop::Signed>, String>),
 }
@@ -155,6 +175,27 @@ pub struct Accepted {
     pub to: NodeId,
     /// Known already by its idempotency key.
     pub repeated: bool,
+}
+
+/// A message that lies in a dead-letter channel, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Names it in a request.
+    pub place: QueueKey,
+    /// Its id.
+    pub id: MessageId,
+    /// The channel it was for.
+    pub channel: String,
+    /// Who sent it.
+    pub from: NodeId,
+    /// For people.
+    pub reason: String,
+    /// How often it had been handed out.
+    pub deliveries: u32,
+    /// Unix milliseconds, by this node's clock.
+    pub died_at_ms: u64,
+    /// Bytes of its body.
+    pub size: u64,
 }
 
 /// Why a request was refused. Each says what to do.
@@ -188,6 +229,31 @@ pub enum Refusal {
         /// When to try again.
         retry_after_ms: u64,
     },
+    /// The disk has less free than is kept back (rule DISK-3).
+    #[error(
+        "the disk is nearly full ({free} bytes free, {reserve} kept back so that mail can drain): make room on it, or \
+         retry after {retry_after_ms} ms"
+    )]
+    DiskFull {
+        /// Bytes.
+        free: u64,
+        /// Bytes.
+        reserve: u64,
+        /// When to try again.
+        retry_after_ms: u64,
+    },
+    /// It could not be taken even if the outbox were empty.
+    #[error(
+        "{amount} {unit} can never fit: the outbox holds {limit} at most; send less at once, or raise limits.outbox_{unit}"
+    )]
+    LargerThanOutbox {
+        /// What was to be taken together.
+        amount: u64,
+        /// The outbox's quota.
+        limit: u64,
+        /// `bytes` or `messages`.
+        unit: &'static str,
+    },
     /// Too many of something at the same time.
     #[error("too many {what} at once (at most {limit}): retry after {retry_after_ms} ms")]
     TooMany {
@@ -213,7 +279,9 @@ pub enum Refusal {
     #[error("this node is not yet a member of its network: it must meet a member once before it can invite")]
     NotAdmitted,
     /// Nothing known under this stream.
-    #[error("the stream of this body has ended")]
+    #[error(
+        "the stream of this body has ended, or this node's disk does not give its bytes back: send the message again"
+    )]
     StreamEnded,
 }
 
@@ -289,6 +357,23 @@ pub struct Status {
     pub peers: u32,
     /// Last commit.
     pub durable_sequence: u64,
+    /// The disk is too full for new mail.
+    pub disk_full: bool,
+    /// What its owner must know of, oldest first.
+    pub alarms: Vec<RaisedAlarm>,
+}
+
+/// Something that must not go unseen (rule EVIDENCE-4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RaisedAlarm {
+    /// What is wrong and what to do.
+    pub why: String,
+    /// Unix milliseconds of the first time.
+    pub first_ms: u64,
+    /// Unix milliseconds of the last time.
+    pub last_ms: u64,
+    /// How often.
+    pub times: u64,
 }
 
 /// A neighbour.
@@ -317,6 +402,6 @@ pub struct Route {
     pub next: Option<NodeId>,
     /// Expected, in milliseconds; `None`: not known how.
     pub expected_delay_ms: Option<u64>,
-    /// Envelopes that wait here for it.
+    /// Envelopes that wait here for it, counted up to 10,000.
     pub waiting: u64,
 }

@@ -6,15 +6,17 @@ use waypost_proto::stored::{self, envelope::State};
 use super::alarm::Alarm;
 use super::effect::{Effect, Refusal, Reply};
 use super::input::RequestId;
-use super::submit::{damaged, expiry_of};
+use super::settle::MARK_MS;
+use super::submit::expiry_of;
 use super::{Engine, Event, Job, Retry, Round};
 use crate::flow::{Ending, Unconfirmed};
 use crate::id::{MessageId, NodeId};
 use crate::limits;
 use crate::numbers::Numbers;
+use crate::planted::{self, Bug};
 use crate::store::keys::Key as _;
 use crate::store::kv::{StoreError, Table};
-use crate::store::tables::{EnvelopeKey, FlowHandle, ReceiptRow};
+use crate::store::tables::{EnvelopeKey, FlowHandle, first_of};
 use crate::store::tx::Tx;
 use crate::time::NodeTime;
 
@@ -23,6 +25,7 @@ const EXPIRE: u8 = 1;
 const FORGET: u8 = 2;
 const ORDER: u8 = 3;
 const PARTIAL: u8 = 4;
+pub(super) const FLOW: u8 = 5;
 /// Timer rows carried out in one round.
 const TIMERS: usize = 256;
 /// Envelopes a job looks at in one round.
@@ -73,7 +76,7 @@ impl Engine {
     }
 
     /// Rings when the first row of the timer table is due.
-    fn watch_timers(&mut self, at: NodeTime) {
+    pub(super) fn watch_timers(&mut self, at: NodeTime) {
         self.alarms.set_earlier(Alarm::Rows, self.boot_ms_of(at));
     }
 
@@ -89,6 +92,7 @@ impl Engine {
                 EXPIRE => self.expire(round, (handle, last), tx)?,
                 ORDER => self.release_unproven((handle, last), tx)?,
                 PARTIAL => self.ring_partial(round, (handle, last), tx)?,
+                FLOW => self.ring_flow(round, handle, tx)?,
                 _ => self.forget(round, (handle, last), tx)?,
             }
         }
@@ -101,7 +105,11 @@ impl Engine {
     }
 
     fn expire(&mut self, round: Round, key: EnvelopeKey, tx: &mut Tx<'_>) -> Result<(), StoreError> {
-        let Some(row) = tx.get::<stored::Envelope>(&key)? else { return Ok(()) };
+        let Some(row) = tx.get::<stored::Envelope>(&key)? else {
+            // Its copy was given up before; now the record of its wave ends too (rule WAVE-2).
+            tx.delete::<stored::Wave>(&key);
+            return Ok(());
+        };
         if row.state() == State::Ended {
             return Ok(());
         }
@@ -122,8 +130,9 @@ impl Engine {
         row: stored::Envelope,
         tx: &mut Tx<'_>,
     ) -> Result<(), StoreError> {
-        let contents = tx.get::<stored::Contents>(&key)?.ok_or_else(|| damaged(Table::Contents))?;
-        let first = key.1 + 1 - u64::from(row.count);
+        // Without its contents row the envelope's own lifetime ends them all: later, never not at all.
+        let contents = tx.get::<stored::Contents>(&key)?.unwrap_or_else(|| lifetimes_of(&row));
+        let first = first_of(key, row.count)?;
         let mut next: Option<NodeTime> = None;
         let mut over = Numbers::new();
         for (number, sent) in (first..).zip(&contents.messages) {
@@ -160,9 +169,14 @@ impl Engine {
         let open: Numbers =
             (first..=last).filter(|number| !flow.has_ended(*number)).map(|number| (number, number)).collect();
         let (left_below, destination) = (flow.left_below, flow.id.destination);
+        let of_this_start = flow.id.incarnation == self.own.incarnation;
         for (first, last) in open.spans() {
-            if *first >= left_below && self.ends_whole(handle, (*first, *last), tx)? {
+            // Of an earlier incarnation everything counts as having left, also before its flow was closed (rule START-2).
+            let this_start = of_this_start || planted::is(Bug::LeftForgotten);
+            let may_not_have_left = this_start && (*first >= left_below || planted::is(Bug::CancelledAfterItLeft));
+            if may_not_have_left && self.ends_whole(handle, (*first, *last), tx)? {
                 self.end_numbers(round, handle, (*first, *last), ending, 0, tx)?;
+                self.owe_floor(round, handle, *last, tx)?;
                 continue;
             }
             let Some(flow) = self.flows.out.change(handle, tx)? else { return Ok(()) };
@@ -177,12 +191,27 @@ impl Engine {
         Ok(())
     }
 
+    /// The destination never heard of these numbers, but what follows under their order key may wait there for the floor
+    /// to pass them (rules ORDER-2, WORD-3): the word is told until it has been heard.
+    fn owe_floor(&mut self, round: Round, handle: FlowHandle, last: u64, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        let Some(flow) = self.flows.out.change(handle, tx)? else { return Ok(()) };
+        flow.owed_floor = flow.owed_floor.max(last + 1);
+        let (destination, tells) = (flow.id.destination, flow.word_ends_something());
+        if tells && destination == self.me {
+            self.hear_own_word(round, handle, tx)?;
+        } else if tells {
+            self.alarms.set_if_unset(Alarm::Word(handle), round.now.boot_ms + MARK_MS);
+            self.expect_receipt(round, handle, destination);
+        }
+        Ok(())
+    }
+
     /// Whether nothing else of the envelope is open: it will not leave any more. Otherwise these leave with the rest.
     fn ends_whole(&mut self, handle: FlowHandle, (first, last): (u64, u64), tx: &Tx<'_>) -> Result<bool, StoreError> {
         let rows = tx.scan::<stored::Envelope>(&(handle, first).encode(), &(handle, u64::MAX).encode(), 1)?;
         let Some((key, row)) = rows.into_iter().next() else { return Ok(true) };
         let Some(flow) = self.flows.out.get(handle, tx)? else { return Ok(true) };
-        let row_first = key.1 + 1 - u64::from(row.count);
+        let row_first = first_of(key, row.count)?;
         Ok((row_first..=key.1).all(|number| (first..=last).contains(&number) || flow.has_ended(number)))
     }
 
@@ -194,18 +223,22 @@ impl Engine {
         ids: &[MessageId],
         tx: &mut Tx<'_>,
     ) -> Result<(), StoreError> {
-        let mut outcomes = Vec::with_capacity(ids.len());
+        // Before anything is ended: what is refused has changed nothing.
         for id in ids {
-            self.undelay(round, *id, tx)?;
-            let Some(message) = tx.get::<stored::Message>(&(*id,))? else {
+            if tx.get::<stored::Message>(&(*id,))?.is_none() {
                 let reply = Reply::Refused(Refusal::UnknownMessage(*id));
                 tx.claim(Effect::Reply { request, reply });
                 return Ok(());
-            };
+            }
+        }
+        let mut outcomes = Vec::with_capacity(ids.len());
+        for id in ids {
+            self.undelay(round, *id, tx)?;
+            let Some(message) = tx.get::<stored::Message>(&(*id,))? else { continue };
             for number in message.number..message.number + u64::from(message.fragments.max(1)) {
                 self.end_by_source(round, message.handle, (number, number), Ending::Cancelled, tx)?;
             }
-            outcomes.push((*id, self.state_of(*id, tx)?));
+            outcomes.push((*id, self.state_of(round, *id, tx)?));
         }
         tx.claim(Effect::Reply { request, reply: Reply::Cancelled(outcomes) });
         Ok(())
@@ -213,7 +246,7 @@ impl Engine {
 
     /// The ladder of an envelope's messages has been kept long enough (rules IDEM-2, FLOW-4).
     fn forget(&mut self, round: Round, key: EnvelopeKey, tx: &mut Tx<'_>) -> Result<(), StoreError> {
-        if self.is_still_compared(round, key, tx)? {
+        if self.is_still_compared(round, key, tx)? || self.is_part_of_more(round, key, tx)? {
             return Ok(());
         }
         let contents = tx.get::<stored::Contents>(&key)?.unwrap_or_default();
@@ -231,10 +264,10 @@ impl Engine {
         tx.delete::<stored::Contents>(&key);
         tx.delete::<stored::Envelope>(&key);
         let rest = tx.scan_raw(Table::Envelope, &(key.0, 0u64).encode(), &(key.0, u64::MAX).encode(), 1)?;
-        let over = self.flows.out.get(key.0, tx)?.filter(|flow| flow.is_over()).map(|flow| flow.id);
-        if let (true, Some(flow)) = (rest.is_empty(), over) {
-            tx.delete::<ReceiptRow>(&(flow.source, key.0));
-            self.flows.forget(key.0, &flow, self.me, tx);
+        if rest.is_empty() {
+            // Rule FLOW-4: with its last ladder; what its destination has not echoed is told a while longer.
+            self.forget_echoed(key.0, tx)?;
+            self.watch_own_end(round, key.0, tx)?;
         }
         Ok(())
     }
@@ -258,6 +291,20 @@ impl Engine {
             self.set_forgetting(key, &mut row, round.at.plus(limits::DAY_MS), tx);
             tx.put(&key, &row);
         }
+        Ok(true)
+    }
+
+    /// The rows of a body in fragments are kept until its ladder is: the last fragment to end may do so long after this one.
+    fn is_part_of_more(&mut self, round: Round, key: EnvelopeKey, tx: &mut Tx<'_>) -> Result<bool, StoreError> {
+        let Some(id) = Self::fragment_id(key, tx)? else { return Ok(false) };
+        let message = tx.get::<stored::Message>(&(id,))?.filter(|message| message.fragments > 0);
+        let (Some(message), Some(flow)) = (message, self.flows.out.get(key.0, tx)?) else { return Ok(false) };
+        let all_ended = flow.floor >= message.number + u64::from(message.fragments);
+        let ended_at = if all_ended { NodeTime(message.ended_at) } else { round.at };
+        let until = ended_at.plus(limits::LADDER_MS);
+        let Some(mut row) = tx.get::<stored::Envelope>(&key)?.filter(|_| until > round.at) else { return Ok(false) };
+        self.set_forgetting(key, &mut row, until, tx);
+        tx.put(&key, &row);
         Ok(true)
     }
 
@@ -288,7 +335,7 @@ impl Engine {
                 self.retries.remove(&handle);
                 return Ok(());
             }
-            if ends {
+            if ends && !planted::is(Bug::WordNotRepeated) {
                 self.words_due.insert(handle);
             }
         } else if self.flows.transit.get(handle, tx)?.is_none_or(|flow| flow.envelopes == 0) {
@@ -304,6 +351,12 @@ impl Engine {
         Ok(())
     }
 
+    /// Nothing of a flow waits for a receipt any more.
+    pub(super) fn stop_expecting(&mut self, handle: FlowHandle) {
+        self.retries.remove(&handle);
+        self.alarms.clear(Alarm::Retry(handle));
+    }
+
     /// A new connection clears the waits that silence caused: the next wave is at most the shortest wait away (RETRY-2).
     pub(super) fn hasten_retries(&mut self, round: Round) {
         let wait_ms = self.policy.wave_ms;
@@ -313,44 +366,36 @@ impl Engine {
         }
     }
 
-    /// Works on the first job: makes standby copies active again, a page a round.
+    /// Works on the first jobs: makes standby copies active again, a page a round.
     pub(super) fn work(&mut self, round: Round, tx: &mut Tx<'_>) -> Result<(), StoreError> {
-        let Some(mut job) = self.jobs.pop_front() else { return Ok(()) };
-        let from = (job.handle, job.cursor).encode();
-        let page = tx.scan::<stored::Envelope>(&from, &(job.handle, u64::MAX).encode(), JOB)?;
-        let more = page.len() == JOB;
-        let flow = self.flow_of(job.handle, tx)?;
-        for (key, mut row) in page {
-            job.cursor = key.1 + 1;
-            let of_peer = job.at.is_none_or(|peer| row.standby_at == peer.0.as_slice());
-            let old = row.standby_since <= job.older_than.0;
-            if let Some(flow) = flow
-                && row.state() == State::Standby
-                && of_peer
-                && old
-                && flow.destination != self.me
-            {
-                Self::log(&mut row, Event::Again, None, round);
-                self.revive(round, flow, key, row, tx);
+        let mut left = JOB;
+        while left > 0
+            && let Some(mut job) = self.jobs.pop_front()
+        {
+            let from = (job.handle, job.cursor).encode();
+            let page = tx.scan::<stored::Envelope>(&from, &(job.handle, u64::MAX).encode(), left)?;
+            let more = page.len() == left;
+            left -= page.len().max(1);
+            let Some(flow) = self.flow_of(job.handle, tx)?.filter(|flow| flow.destination != self.me) else { continue };
+            for (key, mut row) in page {
+                job.cursor = key.1 + 1;
+                let of_peer = job.at.is_none_or(|peer| row.standby_at == peer.0.as_slice());
+                let old = row.standby_since <= job.older_than.0;
+                if row.state() == State::Standby && of_peer && old && !planted::is(Bug::StandbyNotRevived) {
+                    Self::log(&mut row, Event::Again, None, round);
+                    self.revive(round, flow, key, row, tx);
+                }
             }
-        }
-        if more {
-            self.jobs.push_back(job);
-        }
-        if !self.jobs.is_empty() {
-            self.alarms.set(Alarm::Continue, round.now.boot_ms);
+            if more {
+                self.jobs.push_back(job);
+            }
         }
         Ok(())
     }
+}
 
-    /// Neighbours that refused are asked again.
-    pub(super) fn unblock(&mut self, round: Round) {
-        self.lanes.look_back();
-        for link in self.links.values_mut() {
-            link.blocked.retain(|_, until| *until > round.now.boot_ms);
-            if let Some(until) = link.blocked.values().min() {
-                self.alarms.set_earlier(Alarm::Unblock, *until);
-            }
-        }
-    }
+/// What a lost contents row would have said of lifetimes at most.
+fn lifetimes_of(row: &stored::Envelope) -> stored::Contents {
+    let sent = stored::Sent { lifetime_ms: row.lifetime_ms, ..Default::default() };
+    stored::Contents { messages: vec![sent; row.count as usize], tags_before: 0 }
 }

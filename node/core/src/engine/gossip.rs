@@ -2,23 +2,21 @@
 //! FACT-4, HELLO-2, HELLO-4). A connection, a new fact or a heal re-examines what waits, at once.
 
 use bytes::Bytes;
-use waypost_proto::hop::{self, frame::Kind};
+use waypost_proto::hop;
 use waypost_proto::stored;
 
 use super::alarm::Alarm;
 use super::effect::{Effect, Stream};
 use super::input::{PeerHello, SessionId};
 use super::link::Link;
-use super::{Engine, Job, Round};
+use super::{Engine, Round};
 use crate::hop::{FactId, encode};
 use crate::id::{Class, Incarnation, NodeId};
 use crate::limits;
 use crate::route::{self, Fact, UNKNOWN_WAIT_US};
-use crate::store::keys::end_of_table;
 use crate::store::kv::StoreError;
 use crate::store::tables::FactRow;
 use crate::store::tx::Tx;
-use crate::time::NodeTime;
 use crate::trust::{Label, Verified};
 
 /// A changed link is told after this time, with whatever else has changed by then (rule FACT-3).
@@ -46,7 +44,7 @@ impl Engine {
         self.lanes.look_back();
         self.hasten_retries(round);
         self.own_links.insert(peer, route::Link { up: true, rtt_us: 1000, wait_us: 0 });
-        self.directory.forget_delays();
+        self.directory.turn();
         self.remember_peer(round, peer, hello, address, tx)?;
         for class in Class::ALL {
             let window = (self.policy.credit_bytes, self.policy.credit_envelopes);
@@ -61,7 +59,10 @@ impl Engine {
         self.publish_soon(round);
         let ids: Vec<FactId> = self.directory.facts().map(|(node, fact)| fact_id(*node, fact)).collect();
         tx.hint(Effect::Send { peer, session, stream: Stream::Control, frame: encode::ids(&ids) });
-        self.tell_held(peer, tx)
+        self.look_for_twins(peer, hello.nonce, tx);
+        self.ask_for_receipts(round, peer, tx)?;
+        self.tell_held(peer);
+        Ok(())
     }
 
     /// Keeps what must be known of a neighbour after a restart; one that lost or rolled back its disk gets everything
@@ -79,12 +80,19 @@ impl Engine {
         let same_disk = known == Some(hello.incarnation) || known == hello.continues;
         let lost = known.is_some() && (!same_disk || hello.durable_sequence < row.durable_sequence);
         if lost && known != Some(hello.incarnation) {
-            self.offer_again(round, peer, tx)?;
+            // Before any offer: what it has signed, and may not know any more (rule RECOVER-1).
+            self.show_own_receipts(peer, &[], tx)?;
+            self.offer_again(round, peer, hello.incarnation, hello.durable_sequence);
         }
-        row.incarnation = Bytes::copy_from_slice(&hello.incarnation.to_bytes());
         let restarted = known != Some(hello.incarnation);
-        if (lost && restarted) || row.durable_sequence < hello.durable_sequence {
-            row.durable_sequence = hello.durable_sequence;
+        if restarted {
+            // What it refused it refused in another life.
+            self.refusals.forget(peer);
+        }
+        if !(lost && restarted) {
+            // Else when everything has been offered again: a crash before that must not forget it.
+            row.incarnation = Bytes::copy_from_slice(&hello.incarnation.to_bytes());
+            row.durable_sequence = row.durable_sequence.max(hello.durable_sequence);
         }
         if !address.is_empty() {
             row.addresses.retain(|known| *known != address);
@@ -95,25 +103,6 @@ impl Engine {
         row.connected = true;
         tx.put(&(peer,), &row);
         Ok(())
-    }
-
-    /// Everything that stands by because `peer` has custody becomes active again.
-    fn offer_again(&mut self, round: Round, peer: NodeId, tx: &Tx<'_>) -> Result<(), StoreError> {
-        let at = Some(peer);
-        let older_than = NodeTime(u64::MAX);
-        for handle in self.flows_with_mail(tx)? {
-            self.jobs.push_back(Job { handle, at, older_than, cursor: 0 });
-        }
-        self.alarms.set(Alarm::Continue, round.now.boot_ms);
-        Ok(())
-    }
-
-    fn flows_with_mail(&self, tx: &Tx<'_>) -> Result<Vec<u64>, StoreError> {
-        let out = tx.scan::<stored::OutFlow>(&[], &end_of_table(), usize::MAX >> 1)?;
-        let transit = tx.scan::<stored::TransitFlow>(&[], &end_of_table(), usize::MAX >> 1)?;
-        let open = out.into_iter().filter(|(_, row)| row.floor < row.next_number).map(|((handle,), _)| handle);
-        let held = transit.into_iter().filter(|(_, row)| row.envelopes > 0).map(|((handle,), _)| handle);
-        Ok(open.chain(held).collect())
     }
 
     /// A connection is gone.
@@ -128,8 +117,9 @@ impl Engine {
             return Ok(());
         }
         self.link_lost(peer, session);
+        self.stop_asking(peer);
         self.own_links.insert(peer, route::Link { up: false, rtt_us: 0, wait_us: UNKNOWN_WAIT_US });
-        self.directory.forget_delays();
+        self.directory.turn();
         if let Some(mut row) = tx.get::<stored::Peer>(&(peer,))? {
             row.connected = false;
             tx.put(&(peer,), &row);
@@ -208,12 +198,19 @@ impl Engine {
 
     /// A neighbour tells which facts it has: ask for the newer ones.
     pub(super) fn ids_arrived(&mut self, peer: NodeId, ids: &[FactId], tx: &mut Tx<'_>) {
+        let (own, own_sequence) = (self.own.incarnation, self.counters.fact_sequence);
         let newer = |id: &&FactId| {
-            id.node != self.me
-                && self
-                    .directory
-                    .fact(&id.node)
-                    .is_none_or(|fact| (id.counter, id.sequence) > (fact.incarnation.counter, fact.sequence))
+            if id.node == self.me {
+                // One this node does not know of: it must see it to jump past it (rule EVIDENCE-3).
+                let is_another = (id.random.unwrap_or(own.random), id.sequence) != (own.random, own_sequence);
+                return id.counter > own.counter || (id.counter == own.counter && is_another);
+            }
+            // As facts are ordered (rule FACT-1).
+            self.directory.fact(&id.node).is_none_or(|fact| {
+                let held = fact.incarnation;
+                let random = id.random.unwrap_or(held.random);
+                (id.counter, random, id.sequence) > (held.counter, held.random, fact.sequence)
+            })
         };
         let wanted: Vec<NodeId> = ids.iter().filter(newer).map(|id| id.node).collect();
         if let (false, Some(link)) = (wanted.is_empty(), self.links.get(&peer)) {
@@ -222,29 +219,19 @@ impl Engine {
         }
     }
 
-    /// A neighbour asks for facts.
-    pub(super) fn get_arrived(&mut self, peer: NodeId, nodes: &[NodeId], tx: &mut Tx<'_>) -> Result<(), StoreError> {
-        for node in nodes {
-            let Some(FactRow(row)) = tx.get::<FactRow>(&(*node,))? else { continue };
-            let Some(link) = self.links.get_mut(&peer) else { return Ok(()) };
-            let show = link.must_show(Stream::Control, *node);
-            let chain = if show { self.roster.chain_of(node).unwrap_or_default() } else { Vec::new() };
-            let object = Some(hop::Signed { content: row.content, signature: row.signature });
-            let frame = encode::frame(Kind::Fact(hop::Attested { object, chain }));
-            tx.claim(Effect::Send { peer, session: link.session, stream: Stream::Control, frame });
-        }
-        Ok(())
-    }
-
     /// A fact came: keep it when it is newer, tell the others, and let what waits look again.
     pub(super) fn fact_arrived(
         &mut self,
+        round: Round,
         peer: NodeId,
         fact: Verified<hop::FactContent>,
         tx: &mut Tx<'_>,
     ) -> Result<(), StoreError> {
         let node = fact.signer();
-        let Some(parsed) = Fact::from_wire(fact.content()).filter(|_| node != self.me) else { return Ok(()) };
+        let Some(parsed) = Fact::from_wire(fact.content()) else { return Ok(()) };
+        if node == self.me {
+            return self.met_own_fact(round, &parsed, tx);
+        }
         if self.directory.learn(node, parsed) {
             self.store_fact(node, fact.signed(), tx);
             self.push_id(node, Some(peer), tx);
@@ -271,5 +258,6 @@ impl Engine {
 }
 
 fn fact_id(node: NodeId, fact: &Fact) -> FactId {
-    FactId { node, counter: fact.incarnation.counter, sequence: fact.sequence }
+    let Incarnation { counter, random } = fact.incarnation;
+    FactId { node, counter, random: Some(random), sequence: fact.sequence }
 }

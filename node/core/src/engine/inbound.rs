@@ -1,14 +1,14 @@
 //! Taking over: an envelope for this node enters the inbox once; one for another node is kept and becomes due. What is
-//! refused is refused before anything of it is kept (promise P2; rules FILTER-1, WAVE-2, QUOTA-2, QUOTA-3).
+//! refused is refused before anything of it is kept (promise P2; rules FILTER-1, WAVE-2, QUOTA-2, QUOTA-3, DISK-3).
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use prost::Message as _;
 use waypost_proto::hop::{self, retry_later::Reason};
 use waypost_proto::stored::{self, envelope::State};
 
 use super::effect::{Effect, Stream};
+use super::items::{fragment_value, headers_to_row, headers_within, items_of, predecessor_to_row, with_first};
 use super::link::Incoming;
 use super::outbound::FRAME_OVERHEAD;
 use super::submit::damaged;
@@ -19,6 +19,7 @@ use crate::hop::{Answer, Arrived, Offered, encode};
 use crate::id::{Class, MessageId, NodeId};
 use crate::limits;
 use crate::message::ChannelName;
+use crate::planted::{self, Bug};
 use crate::store::keys::Key as _;
 use crate::store::kv::{StoreError, Table};
 use crate::store::tables::{EnvelopeKey, FlowHandle};
@@ -39,6 +40,8 @@ pub(super) enum Verdict {
 
 /// When to come again after a refusal.
 const RETRY_AFTER_MS: u64 = 1000;
+/// When to come again while neighbours are asked: they answer at once (rule RECOVER-1).
+const RECOVERING_MS: u64 = 100;
 
 /// A message that came whole, or a fragment of one.
 struct Entering<'a> {
@@ -63,7 +66,7 @@ impl Engine {
         let bytes = arrived.envelope.envelope().sealed.len() as u64 + FRAME_OVERHEAD;
         let transfer = arrived.transfer;
         let Some(link) = self.links.get_mut(&peer) else { return Ok(()) };
-        link.inc[class.index()].arrive(transfer, bytes);
+        link.inc[class.index()].arrive(bytes);
         let verdict = if name.flow.source == self.me {
             self.came_back(round, peer, name, tx)?
         } else if name.flow.destination == self.me {
@@ -71,16 +74,19 @@ impl Engine {
         } else {
             self.take(round, peer, name, arrived, tx)?
         };
+        let after_ms = self.retry_after_ms(round);
         let Some(link) = self.links.get_mut(&peer) else { return Ok(()) };
         let session = link.session;
         let incoming: &mut Incoming = &mut link.inc[class.index()];
-        incoming.answer(transfer);
         match verdict {
-            Verdict::Held | Verdict::Wanted => incoming.held.insert(transfer, transfer),
+            Verdict::Held | Verdict::Wanted => {
+                incoming.held.insert(transfer, transfer);
+                self.disk.arrived += bytes;
+            }
             Verdict::Gone => incoming.gone.push(transfer),
             Verdict::Refused(reason, source) => {
                 let answer = Answer::Transfers { class, transfers: vec![transfer] };
-                let frame = encode::retry_later(&answer, reason, RETRY_AFTER_MS, source);
+                let frame = encode::retry_later(&answer, reason, after_ms, source);
                 tx.claim(Effect::Send { peer, session, stream: Stream::Control, frame });
             }
         }
@@ -90,7 +96,8 @@ impl Engine {
 
     /// Tells custody, gone and new credit, once a round (rules CUSTODY-1, CREDIT-2).
     pub(super) fn acknowledge(&mut self, tx: &mut Tx<'_>) {
-        let sequence = self.counters.commit_sequence + 1;
+        // A round that wrote nothing is no commit: what it acknowledges was in the last one (rule HELLO-2).
+        let sequence = self.counters.commit_sequence + u64::from(!tx.is_empty());
         for peer in std::mem::take(&mut self.acknowledging) {
             let Some(link) = self.links.get_mut(&peer) else { continue };
             for class in Class::ALL {
@@ -102,9 +109,9 @@ impl Engine {
                     let transfers = std::mem::take(&mut incoming.gone);
                     send(encode::gone(&Answer::Transfers { class, transfers }));
                 }
-                if let Some((up_to, ranges)) = incoming.take_custody() {
-                    let mine = self.own.incarnation;
-                    send(encode::custody(link.incarnation, class, up_to, &ranges, mine, sequence));
+                let held = incoming.take_custody();
+                if !held.is_empty() {
+                    send(encode::custody(link.incarnation, class, &held, self.own.incarnation, sequence));
                 }
                 let window = (self.policy.credit_bytes, self.policy.credit_envelopes);
                 if let Some((bytes, envelopes)) = incoming.replenish(window.0, window.1) {
@@ -135,6 +142,7 @@ impl Engine {
                 Verdict::Refused(reason, source) => refused.entry((reason.into(), source)).or_default().push(index),
             }
         }
+        let after_ms = self.retry_after_ms(round);
         let Some(session) = self.links.get(&peer).map(|link| link.session) else { return Ok(()) };
         let mut send = |frame| tx.claim(Effect::Send { peer, session, stream: Stream::Control, frame });
         let answer = |items: Vec<u32>| Answer::Items { offer, items };
@@ -149,9 +157,13 @@ impl Engine {
         }
         for ((reason, source), items) in refused {
             let reason = Reason::try_from(reason).unwrap_or(Reason::Unspecified);
-            send(encode::retry_later(&answer(items), reason, RETRY_AFTER_MS, source));
+            send(encode::retry_later(&answer(items), reason, after_ms, source));
         }
         Ok(())
+    }
+
+    fn retry_after_ms(&self, round: Round) -> u64 {
+        if self.is_recovering(round) { RECOVERING_MS } else { RETRY_AFTER_MS }
     }
 
     fn consider(&mut self, round: Round, peer: NodeId, item: &Offered, tx: &mut Tx<'_>) -> Result<Verdict, StoreError> {
@@ -169,20 +181,25 @@ impl Engine {
                 self.owe_receipt(handle, Some(peer));
                 return Ok(Verdict::Held);
             }
+            if self.is_recovering(round) {
+                return Ok(Verdict::Refused(Reason::Unspecified, None));
+            }
             let refusal = self.room_in_inbox(name, item.bytes);
             return match (refusal, handle) {
                 // A fragment's room was reserved with the first of its body: it takes no more.
-                (Some(_), Some(handle)) if Self::is_reserved(handle, name, tx)? => Ok(Verdict::Wanted),
+                (Some(_), Some(handle)) if self.has_disk_for(item.bytes) && Self::is_reserved(handle, name, tx)? => {
+                    Ok(Verdict::Wanted)
+                }
                 (refusal, _) => Ok(refusal.unwrap_or(Verdict::Wanted)),
             };
         }
         let Some(handle) = handle else {
-            return Ok(self.room_in_transit(item.bytes).map_or(Verdict::Wanted, |reason| reason));
+            return Ok(self.room_in_transit(name.flow, item.bytes).unwrap_or(Verdict::Wanted));
         };
         let wave = self.believed_wave(name, handle, item.wave, tx)?;
         match self.known_in_transit(round, peer, name, handle, wave, tx)? {
             Some(verdict) => Ok(verdict),
-            None => Ok(self.room_in_transit(item.bytes).map_or(Verdict::Wanted, |reason| reason)),
+            None => Ok(self.room_in_transit(name.flow, item.bytes).unwrap_or(Verdict::Wanted)),
         }
     }
 
@@ -203,12 +220,6 @@ impl Engine {
         Ok(Verdict::Held)
     }
 
-    fn room_in_inbox(&self, name: Name, bytes: u64) -> Option<Verdict> {
-        let used = self.counters.inbox_bytes + self.counters.inbox_reserved;
-        let full = used.saturating_add(bytes) > self.policy.inbox_bytes;
-        full.then_some(Verdict::Refused(Reason::InboxFull, Some(name.flow.source)))
-    }
-
     // ---- mail for this node ----
 
     fn receive(
@@ -219,69 +230,57 @@ impl Engine {
         arrived: Arrived,
         tx: &mut Tx<'_>,
     ) -> Result<Verdict, StoreError> {
-        let handle = self.flows.handle_or_new(&name.flow, &mut self.counters, tx)?;
-        let flow = self.flows.inn.change_or(handle, tx, || InFlow::open(name.flow))?;
-        if flow.knows(name.first, name.last()) {
+        let handle = self.flows.handle(&name.flow, tx)?;
+        if let Some(handle) = handle
+            && self.flows.inn.get(handle, tx)?.is_some_and(|flow| flow.knows(name.first, name.last()))
+        {
             self.owe_receipt(handle, Some(peer));
             return Ok(Verdict::Held);
         }
+        if self.is_recovering(round) {
+            return Ok(Verdict::Refused(Reason::Unspecified, None));
+        }
         let plain = match arrived.opened {
             Some(Ok(plain)) => plain,
-            Some(Err(OpenError::UnknownKey(_) | OpenError::UnknownSuite(_))) | None => {
-                return Ok(Verdict::Refused(Reason::Unspecified, Some(name.flow.source)));
+            // Rule SEAL-7: asked again it would say the same.
+            Some(Err(OpenError::UnknownKey(_) | OpenError::UnknownSuite(_))) => {
+                return self.reject(name, Rejection::Sealing, peer, tx);
             }
-            Some(Err(_)) => return self.reject(handle, name.first, name.last(), Rejection::Malformed, peer, tx),
+            Some(Err(_)) | None => return self.reject(name, Rejection::Malformed, peer, tx),
         };
         let Some((tag_key, items)) = items_of(&plain, name.count) else {
-            return self.reject(handle, name.first, name.last(), Rejection::Malformed, peer, tx);
+            return self.reject(name, Rejection::Malformed, peer, tx);
         };
         if let Some(refusal) = self.room_for(name, handle, &items, tx)? {
+            if planted::is(Bug::RefusedAfterRecording) {
+                let handle = self.open_in_flow(name, tx)?;
+                let flow = self.flows.inn.change(handle, tx)?.filter(|flow| flow.is_new(name.first));
+                flow.into_iter().for_each(|flow| flow.deliver(name.first, 0));
+            }
             return Ok(refusal);
         }
+        // Not before: what is refused leaves no row behind (rule QUOTA-2).
+        let handle = self.open_in_flow(name, tx)?;
         self.enter(round, name, handle, tag_key, &items, tx)?;
         self.owe_receipt(handle, Some(peer));
         Ok(Verdict::Held)
     }
 
-    fn reject(
-        &mut self,
-        handle: FlowHandle,
-        first: u64,
-        last: u64,
-        why: Rejection,
-        peer: NodeId,
-        tx: &Tx<'_>,
-    ) -> Result<Verdict, StoreError> {
+    fn reject(&mut self, name: Name, why: Rejection, peer: NodeId, tx: &mut Tx<'_>) -> Result<Verdict, StoreError> {
+        let handle = self.open_in_flow(name, tx)?;
         if let Some(flow) = self.flows.inn.change(handle, tx)? {
-            flow.reject(first, last, why);
+            flow.reject(name.first, name.last(), why);
         }
+        self.release_after(handle, (name.first, name.last()), tx)?;
         self.owe_receipt(handle, Some(peer));
         Ok(Verdict::Held)
     }
 
-    /// Whether the inbox has room for all of an envelope; a first fragment reserves its whole body (rule BODY-4).
-    fn room_for(
-        &self,
-        name: Name,
-        handle: FlowHandle,
-        items: &[hop::Item],
-        tx: &Tx<'_>,
-    ) -> Result<Option<Verdict>, StoreError> {
-        let mut bytes = 0u64;
-        let mut ordered = 0u64;
-        for (number, item) in (name.first..).zip(items) {
-            ordered = ordered.saturating_add(if item.after.is_some() { item.size } else { 0 });
-            let begun = item.fragments > 1
-                && tx.get::<stored::Partial>(&(handle, number.saturating_sub(u64::from(item.index)), 0))?.is_some();
-            if !begun {
-                bytes = bytes.saturating_add(item.size.max(item.body.len() as u64));
-            }
-        }
-        if ordered > 0 && self.counters.waiting_bytes.saturating_add(ordered) > self.policy.inbox_bytes / 2 {
-            // What waits for a predecessor must leave room for it (rule ORDER-4).
-            return Ok(Some(Verdict::Refused(Reason::InboxFull, Some(name.flow.source))));
-        }
-        Ok(if bytes > self.policy.inbox_bytes { None } else { self.room_in_inbox(name, bytes) })
+    /// The filter of a flow that ends here, made when there is none: it stays for good (rule FILTER-3).
+    fn open_in_flow(&mut self, name: Name, tx: &mut Tx<'_>) -> Result<FlowHandle, StoreError> {
+        let handle = self.flows.handle_or_new(&name.flow, &mut self.counters, tx)?;
+        self.flows.inn.change_or(handle, tx, || InFlow::open(name.flow))?;
+        Ok(handle)
     }
 
     /// Puts the messages of an envelope into the inbox: each number once (rule FILTER-1).
@@ -294,6 +293,7 @@ impl Engine {
         items: &[hop::Item],
         tx: &mut Tx<'_>,
     ) -> Result<(), StoreError> {
+        self.clock.recorded();
         let mut tags = Vec::with_capacity(items.len());
         for (number, item) in (name.first..).zip(items) {
             tags.push(0);
@@ -328,8 +328,7 @@ impl Engine {
                 }
             }
         }
-        tx.put(&(handle, name.last()), &stored::Tags { tags });
-        Ok(())
+        super::words::put_tags((handle, name.last()), tags, tx)
     }
 
     fn enter_one(
@@ -378,6 +377,8 @@ impl Engine {
         let Entering { handle, number, item, .. } = *entering;
         let Some(value) = fragment_value(item, number) else { return Ok(Err(Rejection::Malformed)) };
         let base = number - u64::from(item.index);
+        // Who names no end of its time would keep the room it reserved for good.
+        let give_up_at = round.at.plus(item.lifetime_ms.min(limits::LIFETIME_MAX_MS));
         let head = match tx.get::<stored::Partial>(&(handle, base, 0))? {
             Some(head) if head.id != item.id || head.fragments != item.fragments || head.size != item.size => {
                 return Ok(Err(Rejection::Malformed));
@@ -392,7 +393,7 @@ impl Engine {
                 }
                 self.counters.next_body += 1;
                 self.counters.inbox_reserved += item.size;
-                self.watch_partial((handle, base), round.at.plus(item.lifetime_ms), tx);
+                self.watch_partial((handle, base), give_up_at, tx);
                 stored::Partial {
                     id: item.id.clone(),
                     fragments: item.fragments,
@@ -404,8 +405,7 @@ impl Engine {
                 }
             }
         };
-        let give_up_at = round.at.plus(item.lifetime_ms).0;
-        let head = stored::Partial { received: head.received + 1, give_up_at, ..head };
+        let head = stored::Partial { received: head.received + 1, give_up_at: give_up_at.0, ..head };
         let head = if item.index == 0 { with_first(head, item) } else { head };
         tx.put_raw(Table::Body, (head.body_key, item.index).encode(), item.body.clone());
         let chaining_value = Bytes::copy_from_slice(&value);
@@ -502,63 +502,13 @@ impl Engine {
         let flow = self.flows.out.change(key.0, tx)?.ok_or_else(|| damaged(Table::OutFlow))?;
         flow.leave(name.last() + 1);
         let tag_key = flow.tag_key;
-        let plain = self.plain_of(&tag_key, &row, || tx.get::<stored::Contents>(&key), tx)?;
-        let plain = plain.ok_or_else(|| damaged(Table::Body))?;
-        let (tag_key, items) = items_of(&plain, name.count).ok_or_else(|| damaged(Table::Body))?;
         self.flows.inn.change_or(key.0, tx, || InFlow::open(name.flow))?;
+        let plain = self.plain_of(&tag_key, &row, || tx.get::<stored::Contents>(&key), tx)?;
+        let Some((tag_key, items)) = plain.and_then(|plain| items_of(&plain, name.count)) else {
+            return self.body_is_damaged(round, key, name, &row, tx);
+        };
         self.enter(round, name, key.0, tag_key, &items, tx)?;
         self.owe_receipt(key.0, None);
         Ok(())
     }
-}
-
-/// The tag key and the items of a plain body; `None` when it is not `count` of them (rule ENV-3).
-fn items_of(plain: &Bytes, count: u32) -> Option<([u8; 32], Vec<hop::Item>)> {
-    let mut rest = plain.clone();
-    if rest.len() < 32 {
-        return None;
-    }
-    let tag_key = rest.split_to(32).as_ref().try_into().ok()?;
-    let mut items = Vec::with_capacity(count as usize);
-    while !rest.is_empty() && items.len() < count as usize {
-        items.push(hop::Item::decode_length_delimited(&mut rest).ok()?);
-    }
-    (rest.is_empty() && items.len() == count as usize).then_some((tag_key, items))
-}
-
-/// The chaining value of a fragment that can be one of its message (rule BODY-1).
-fn fragment_value(item: &hop::Item, number: u64) -> Option<[u8; 32]> {
-    let size = item.size;
-    let fragments = size.div_ceil(limits::FRAGMENT as u64);
-    let fits = size <= limits::BODY_BYTES && u64::from(item.fragments) == fragments && item.index < item.fragments;
-    let begins = u64::from(item.index) * limits::FRAGMENT as u64;
-    let length = size.checked_sub(begins)?.min(limits::FRAGMENT as u64);
-    if !fits || u64::from(item.index) >= number || item.body.len() as u64 != length || !headers_within(&item.headers) {
-        return None;
-    }
-    hash::fragment_cv(u64::from(item.index), &item.body, false)
-}
-
-fn with_first(head: stored::Partial, item: &hop::Item) -> stored::Partial {
-    stored::Partial {
-        channel: item.channel.clone(),
-        sent_at_ms: item.sent_at_ms,
-        headers: headers_to_row(&item.headers),
-        lifetime_ms: item.lifetime_ms.min(limits::LIFETIME_MAX_MS),
-        predecessor: item.after.clone().map(predecessor_to_row),
-        ..head
-    }
-}
-
-fn headers_within(headers: &[hop::Header]) -> bool {
-    headers.iter().map(|header| header.name.len() + header.value.len()).sum::<usize>() <= limits::HEADER_BYTES
-}
-
-fn predecessor_to_row(after: hop::Predecessor) -> stored::Predecessor {
-    let hop::Predecessor { id, class, incarnation, number } = after;
-    stored::Predecessor { id, class, incarnation, number }
-}
-
-fn headers_to_row(headers: &[hop::Header]) -> Vec<stored::Header> {
-    headers.iter().map(|header| stored::Header { name: header.name.clone(), value: header.value.clone() }).collect()
 }

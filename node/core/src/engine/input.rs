@@ -6,6 +6,7 @@ use waypost_proto::hop;
 use crate::hop::PeerFrame;
 use crate::id::{Incarnation, MessageId, NodeId};
 use crate::message::{ChannelName, Submission};
+use crate::store::tables::QueueKey;
 
 /// Names a request until its reply. Drawn by whoever asks; unique within a process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -45,8 +46,6 @@ pub struct PeerHello {
     pub durable_sequence: u64,
     /// Drawn per process.
     pub nonce: u64,
-    /// Per class, the transfer number below which it awaits no custody.
-    pub awaits_from: [u64; 3],
     /// Its wall clock.
     pub wall_ms: u64,
 }
@@ -208,6 +207,24 @@ pub enum Input {
         /// From now.
         expires_in_ms: u64,
     },
+    /// Which dead letters are there, and why? Answered by `Reply::Dead`, a page at a time.
+    DeadAsked {
+        /// Names the answer.
+        request: RequestId,
+        /// Of this channel only; the one they were for.
+        channel: Option<ChannelName>,
+        /// The last place of the page before.
+        after: Option<QueueKey>,
+    },
+    /// Somebody decided about dead letters. Answered by `Reply::DeadSettled`.
+    DeadSettled {
+        /// Names the answer.
+        request: RequestId,
+        /// Their places and ids, as the list gave them.
+        letters: Vec<(QueueKey, MessageId)>,
+        /// Handed out once more, or let go.
+        is_retried: bool,
+    },
 
     // ---- the network ----
     /// A member is connected: hellos were exchanged, its certificate verified.
@@ -273,13 +290,23 @@ pub enum Input {
         chain: Vec<hop::Signed>,
     },
 
+    // ---- the disk ----
+    /// The free space of the store's disk was measured. To come every second, and before anything else.
+    SpaceChanged {
+        /// What may still be written.
+        free_bytes: u64,
+        /// What is kept back: with less nothing new is accepted.
+        reserve_bytes: u64,
+    },
+
     // ---- time ----
     /// The time asked for by `Engine::next_wake` has come.
     Ticked,
 }
 
 impl Input {
-    /// Bytes of mail it carries, near enough to keep a round of inputs small in memory. Names and numbers count nothing.
+    /// Bytes a round holds for it, near enough to keep a round of inputs small in memory: those of its mail, and for each
+    /// message what its rows take beside. Other names and numbers count nothing.
     #[must_use]
     pub fn weight(&self) -> usize {
         match self {
@@ -292,15 +319,18 @@ impl Input {
     }
 }
 
+/// Bytes in memory of the rows and keys of one message, however small it is, until they are committed.
+const MESSAGE_WEIGHT: usize = 1024;
+
 fn submission_weight(message: &Submission) -> usize {
     let headers: usize = message.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-    headers + message.body.len()
+    MESSAGE_WEIGHT + headers + message.body.len()
 }
 
 fn frame_weight(frame: &PeerFrame) -> usize {
     match frame {
         PeerFrame::Envelope(arrived) => match &arrived.opened {
-            Some(Ok(body)) => body.len(),
+            Some(Ok(body)) => body.len() + MESSAGE_WEIGHT * arrived.envelope.header().name.count as usize,
             // Sealed for somebody else: as large as it may be.
             _ => crate::limits::ENVELOPE_BYTES,
         },

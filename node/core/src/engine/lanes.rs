@@ -77,6 +77,11 @@ impl Lanes {
         self.lanes.get_mut(&(class, destination))
     }
 
+    /// Destinations for which something waits or is in hand.
+    pub(super) fn destinations(&self) -> impl Iterator<Item = NodeId> {
+        self.lanes.keys().map(|(_, node)| *node)
+    }
+
     /// Destinations for which something waits, in a class.
     pub(super) fn waiting(&self, class: Class) -> Vec<NodeId> {
         let of_class = (class, NodeId([0; 32]))..=(class, NodeId([u8::MAX; 32]));

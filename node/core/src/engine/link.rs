@@ -5,10 +5,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::effect::Stream;
 use super::input::SessionId;
+use super::pace::Telling;
 use crate::hop::Span;
 use crate::id::{Class, Incarnation, NodeId};
 use crate::numbers::Numbers;
+use crate::planted::{self, Bug};
 use crate::store::tables::{DueKey, EnvelopeKey, FlowHandle};
+
+/// A neighbour that takes anything at all answers within this (rule HOP-11).
+const ANSWER_MS: u64 = 60_000;
+/// No link that carries mail is slower.
+const SLOWEST_BYTES_PER_S: u64 = 512;
 
 /// An envelope that was offered or sent and not answered for.
 #[derive(Clone, Copy, Debug)]
@@ -57,10 +64,6 @@ pub(super) struct Incoming {
     pub taken_envelopes: u64,
     pub granted_bytes: u64,
     pub granted_envelopes: u64,
-    /// All transfers up to here are answered.
-    pub answered_to: u64,
-    /// Answered ones above.
-    pub answered: Numbers,
     /// Held since the last custody was told.
     pub held: Numbers,
     /// Gone, to be told.
@@ -68,35 +71,22 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// Counts an envelope that came. The first transfer of a connection sets where the count starts.
-    pub(super) fn arrive(&mut self, transfer: u64, bytes: u64) {
-        if self.taken_envelopes == 0 {
-            self.answered_to = transfer - 1;
-        }
+    /// Counts an envelope that came.
+    pub(super) fn arrive(&mut self, bytes: u64) {
         self.taken_bytes += bytes;
         self.taken_envelopes += 1;
     }
 
-    /// Notes a transfer as answered, whatever the answer.
-    pub(super) fn answer(&mut self, transfer: u64) {
-        self.answered.insert(transfer, transfer);
-        let next = self.answered.first_missing(self.answered_to + 1);
-        self.answered_to = next - 1;
-        self.answered.remove_below(next);
-    }
-
-    /// What custody to tell, and forgets it: all up to a number, and ranges above (rule CUSTODY-2).
-    pub(super) fn take_custody(&mut self) -> Option<(u64, Vec<Span>)> {
-        if self.held.is_empty() {
-            return None;
-        }
-        let held = std::mem::take(&mut self.held);
-        let above = held.spans().iter().filter(|(_, last)| *last > self.answered_to).copied().collect();
-        Some((self.answered_to, above))
+    /// What custody to tell, and forgets it (rule CUSTODY-2).
+    pub(super) fn take_custody(&mut self) -> Vec<Span> {
+        std::mem::take(&mut self.held).spans().to_vec()
     }
 
     /// New totals of credit when half of the window is used (rule CREDIT-2).
     pub(super) fn replenish(&mut self, window_bytes: u64, window_envelopes: u64) -> Option<(u64, u64)> {
+        if planted::is(Bug::CreditNeverReturned) && self.granted_envelopes > 0 {
+            return None;
+        }
         let bytes_left = self.granted_bytes.saturating_sub(self.taken_bytes);
         let envelopes_left = self.granted_envelopes.saturating_sub(self.taken_envelopes);
         if self.granted_envelopes > 0 && bytes_left > window_bytes / 2 && envelopes_left > window_envelopes / 2 {
@@ -137,10 +127,11 @@ pub(super) struct Link {
     /// Versions of words and receipts this connection has carried, either way.
     pub words: BTreeMap<FlowHandle, u64>,
     pub receipts: BTreeMap<FlowHandle, u64>,
+    pub telling: Telling,
+    /// Boot milliseconds of the last answer, or of when something was first awaited since (rule HOP-11).
+    pub heard_ms: u64,
     /// Signers whose chains were given on each stream.
     chains: BTreeSet<(Stream, NodeId)>,
-    /// Boot milliseconds until which a store of it takes nothing: of a source, or (`None`) of anybody.
-    pub blocked: BTreeMap<(Refusing, Option<NodeId>), u64>,
 }
 
 impl Link {
@@ -156,8 +147,9 @@ impl Link {
             offers: BTreeMap::new(),
             words: BTreeMap::new(),
             receipts: BTreeMap::new(),
+            telling: Telling::default(),
+            heard_ms: 0,
             chains: BTreeSet::new(),
-            blocked: BTreeMap::new(),
         }
     }
 
@@ -169,41 +161,23 @@ impl Link {
         self.chains.insert((stream, signer))
     }
 
+    /// How long to wait for the next answer: a minute, and what the bytes sent take on the slowest link there is
+    /// (rule HOP-11).
+    pub(super) fn patience_ms(&self) -> u64 {
+        let bytes: u64 = self.out.iter().flat_map(|out| out.in_flight.values()).map(|sent| sent.bytes).sum();
+        ANSWER_MS + bytes * 1000 / SLOWEST_BYTES_PER_S
+    }
+
     /// Everything offered or sent and not answered.
     pub(super) fn in_hand(&self) -> impl Iterator<Item = &InHand> {
         let out = self.out.iter().flat_map(|out| out.in_flight.values().chain(&out.wanted));
         out.chain(self.offers.values().flat_map(|(_, items)| items.iter().flatten()))
-    }
-
-    /// Until when mail of a source is refused.
-    pub(super) fn blocked_until(&self, what: Refusing, source: NodeId) -> Option<u64> {
-        self.blocked.get(&(what, None)).max(self.blocked.get(&(what, Some(source)))).copied()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// CUSTODY-2: custody names what is held: all up to a number once everything below is answered, and ranges above.
-    #[test]
-    fn custody_is_cumulative_with_ranges() {
-        let mut incoming = Incoming::default();
-        for transfer in [7, 8, 9, 10] {
-            incoming.arrive(transfer, 100);
-        }
-        for transfer in [7, 10] {
-            incoming.answer(transfer);
-            incoming.held.insert(transfer, transfer);
-        }
-        assert_eq!(incoming.take_custody(), Some((7, vec![(10, 10)])));
-        assert_eq!(incoming.take_custody(), None);
-        for transfer in [8, 9] {
-            incoming.answer(transfer);
-            incoming.held.insert(transfer, transfer);
-        }
-        assert_eq!(incoming.take_custody(), Some((10, vec![])));
-    }
 
     /// CREDIT-1 and CREDIT-2: nothing is sent beyond the credit, and credit comes back before it runs dry.
     #[test]
@@ -215,7 +189,7 @@ mod tests {
         assert!(outgoing.has_credit(1000) && !outgoing.has_credit(1001));
         outgoing.send(1, InHand { due: key, key: (1, 1), bytes: 600 });
         assert!(!outgoing.has_credit(401));
-        incoming.arrive(1, 600);
+        incoming.arrive(600);
         assert_eq!(incoming.replenish(1000, 4), Some((1600, 5)));
         assert_eq!(incoming.replenish(1000, 4), None);
     }

@@ -5,47 +5,71 @@
 //! process: memory is ahead of the disk. Call again with [`input::Input::Ticked`] at [`Engine::next_wake`].
 //!
 //! The way of a message: `submit` gives it a number and a place on disk; `outbound` hands it on; `inbound` takes it
-//! over, on a relay or into the inbox; `consume` gives it to an application; `settle` brings the receipt back and ends
-//! it; `expire` is what time does; `gossip` knows the neighbours; `ask` answers questions; `recover` starts it all.
+//! over, on a relay (`transit`, if there is `room`) or into the inbox; `consume` gives it to an application; `settle`
+//! brings the receipt back and ends it; `expire` is what time does; `gossip` knows the neighbours; `ask` answers
+//! questions; `recover` starts it all; `evidence`, `twins` and `recovery` are for clones and for disks that were lost or
+//! rolled back.
 
 mod alarm;
 mod ask;
 mod bodies;
+mod channels;
 mod consume;
+mod damage;
+mod dead;
 mod delay;
+mod disk;
 pub mod effect;
+mod evidence;
 mod expire;
 mod gossip;
+mod idle;
 mod inbound;
 pub mod input;
+mod items;
 mod lanes;
 mod link;
+mod notice;
 mod order;
 mod outbound;
+mod pace;
 mod partial;
+mod patience;
 mod receipts;
 mod recover;
+mod recovery;
+mod refusal;
+mod room;
+mod room_inbox;
 mod settle;
+mod standby;
 mod state;
+mod statements;
 mod submit;
+mod sweep;
 mod transit;
+mod twins;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use rand_chacha::ChaCha20Rng;
 use waypost_proto::{hop, stored};
 
+use crate::envelope::Name;
 use crate::hop::PeerFrame;
-use crate::id::{Class, Incarnation, NetworkId, NodeId};
+use crate::id::{Class, FlowId, Incarnation, NetworkId, NodeId};
+use crate::planted::{self, Bug};
 use crate::policy::Policy;
 use crate::route::{self, Directory};
 use crate::store::kv::StoreError;
-use crate::store::tables::{FlowHandle, meta};
+use crate::store::tables::{EnvelopeKey, FlowHandle, meta};
 use crate::store::tx::Tx;
 use crate::time::{AgeClock, NodeTime, Now};
-use crate::trust::{NodeKey, Roster};
+use crate::trust::{NodeKey, Proofs, Roster};
 use alarm::{Alarm, Alarms};
+use channels::{Channels, Consumer};
 use consume::Settlement;
 use effect::{Effect, Reply};
 use input::{ConsumerId, Input, StreamId};
@@ -58,6 +82,8 @@ pub struct Identity {
     pub network: NetworkId,
     /// Its own certificate first; empty before it is admitted and when the store knows it.
     pub chain: Vec<hop::Signed>,
+    /// What whoever decodes for the engine has verified already.
+    pub proofs: Arc<Proofs>,
     /// Seeds everything random the engine draws. Fresh from the system for every start.
     pub seed: [u8; 32],
 }
@@ -77,8 +103,19 @@ pub struct OwnHello {
     pub chain: Vec<hop::Signed>,
     /// Verified chains of members met before, own excluded: to fill the roster with.
     pub known_chains: Vec<Vec<hop::Signed>>,
-    /// Neighbours met before and where they were: to be dialled at start.
-    pub known_peers: Vec<(NodeId, Vec<String>)>,
+    /// Neighbours met before: to be dialled at start.
+    pub known_peers: Vec<KnownPeer>,
+}
+
+/// A neighbour of a former run (rule DIAL-2).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KnownPeer {
+    /// Who.
+    pub node: NodeId,
+    /// Where this node reached it, the last place first; empty when only the other side ever dialled.
+    pub reached: Vec<String>,
+    /// Where its fact says that it listens.
+    pub told: Vec<String>,
 }
 
 /// The moment of a round, read once.
@@ -132,11 +169,28 @@ pub struct Engine {
     key: NodeKey,
     network: NetworkId,
     policy: Policy,
+    disk: disk::Disk,
     rng: ChaCha20Rng,
     clock: AgeClock,
     own: OwnHello,
     listen: Vec<String>,
     roster: Roster,
+    /// Incarnations of this process, the running one last (rule EVIDENCE-2).
+    names: Vec<Incarnation>,
+    /// A new incarnation is to begin, counted above this.
+    renew_above: Option<u64>,
+    /// The same, put off because the last one was begun a moment ago.
+    renew_later: Option<u64>,
+    /// Boot milliseconds of the last one that began in place.
+    renewed_ms: Option<u64>,
+    raised: stored::Alarms,
+    /// Alarms that this process has told.
+    told_alarms: BTreeSet<&'static str>,
+    looked: pace::Looked,
+    /// Until then peers are asked for what this node has signed (rule RECOVER-1).
+    recovers_until: NodeTime,
+    asked: recovery::Asked,
+    twins: twins::Twins,
 
     /// Durable counters, written with every commit; `saved` is what the last one held.
     counters: stored::Counters,
@@ -145,6 +199,8 @@ pub struct Engine {
     open: BTreeMap<(NodeId, Class), FlowHandle>,
     /// Destinations of this incarnation: their keys have been checked.
     sealable: BTreeSet<NodeId>,
+    /// What gets its number now gets it to be cancelled: to this node itself it is not delivered (rule CANCEL-1).
+    cancelling: bool,
     /// Envelopes that grow in this round.
     groups: BTreeMap<(NodeId, Class), submit::Group>,
     streams: BTreeMap<StreamId, bodies::Streaming>,
@@ -153,23 +209,31 @@ pub struct Engine {
     own_links: BTreeMap<NodeId, route::Link>,
     directory: Directory,
     lanes: lanes::Lanes,
+    refusals: refusal::Refusals,
+    on_top: room::OnTop,
+    /// Others' envelopes of which this round says that they are here: none of them is given up in it.
+    had: BTreeSet<EnvelopeKey>,
     /// Transfer numbers given out, by taker and class.
     transfers: BTreeMap<(NodeId, Class), u64>,
     /// What became due up to here has left before, or may have: it is offered, not sent.
     fresh_above: u64,
 
-    channels: consume::Channels,
-    consumers: BTreeMap<ConsumerId, consume::Consumer>,
+    channels: Channels,
+    consumers: BTreeMap<ConsumerId, Consumer>,
     waiters: BTreeMap<FlowHandle, Vec<ask::Waiter>>,
 
     alarms: Alarms,
     retries: BTreeMap<FlowHandle, Retry>,
     jobs: VecDeque<Job>,
+    sweeps: VecDeque<sweep::Sweep>,
+    /// Dropped copies that were passed on.
+    dropped_passed: BTreeSet<(FlowId, u64)>,
 
     // To be done at the end of the round.
     acknowledging: BTreeSet<NodeId>,
     receipts_owed: BTreeMap<FlowHandle, BTreeSet<NodeId>>,
     words_due: BTreeSet<FlowHandle>,
+    dropped_owed: BTreeMap<NodeId, Vec<Name>>,
     waking: BTreeSet<FlowHandle>,
 }
 
@@ -204,6 +268,10 @@ impl Engine {
         let round = self.round(now);
         match input {
             Input::Ticked => Ok(()),
+            Input::SpaceChanged { free_bytes, reserve_bytes } => {
+                self.space_changed(free_bytes, reserve_bytes);
+                Ok(())
+            }
             Input::Submitted { request, uid, messages } => self.submit(round, request, uid, &messages, tx),
             Input::BodyBegun { stream, request, uid, message } => {
                 self.begin_body(stream, request, uid, message, tx);
@@ -232,7 +300,9 @@ impl Engine {
             | Input::StatusAsked { .. }
             | Input::PeersAsked { .. }
             | Input::RoutesAsked { .. }
-            | Input::InviteAsked { .. } => self.step_question(input, round, tx),
+            | Input::InviteAsked { .. }
+            | Input::DeadAsked { .. }
+            | Input::DeadSettled { .. } => self.step_question(input, round, tx),
             other => self.step_network(other, round, tx),
         }
     }
@@ -244,17 +314,17 @@ impl Engine {
             }
             Input::CreditGranted { consumer, messages } => self.grant(consumer, messages),
             Input::Acknowledged { consumer, deliveries } => {
-                return self.settle_deliveries(round, consumer, deliveries, Settlement::Consumed, tx);
+                return self.settle_deliveries(round, consumer, deliveries, &Settlement::Consumed, tx);
             }
-            Input::Refused { consumer, delivery, .. } => {
-                return self.settle_deliveries(round, consumer, vec![delivery], Settlement::Refused, tx);
+            Input::Refused { consumer, delivery, reason } => {
+                return self.settle_deliveries(round, consumer, vec![delivery], &Settlement::Refused(reason), tx);
             }
             Input::Nacked { consumer, delivery, delay_ms } => {
                 return self.nack(round, consumer, delivery, delay_ms, tx);
             }
             Input::Extended { consumer, delivery, lease_ms } => self.extend(round, consumer, delivery, lease_ms),
             Input::BodyPartWanted { consumer, delivery, index } => {
-                return self.hand_body_part(consumer, delivery, index, tx);
+                return self.hand_body_part(round, consumer, delivery, index, tx);
             }
             Input::ConsumerClosed { consumer } => self.close_consumer(consumer),
             _ => {}
@@ -264,8 +334,8 @@ impl Engine {
 
     fn step_question(&mut self, input: Input, round: Round, tx: &mut Tx<'_>) -> Result<(), StoreError> {
         match input {
-            Input::TraceAsked { request, id, wait } => return self.trace(request, id, wait, tx),
-            Input::WaitEnded { request } => return self.end_wait(request, tx),
+            Input::TraceAsked { request, id, wait } => return self.trace(round, request, id, wait, tx),
+            Input::WaitEnded { request } => return self.end_wait(round, request, tx),
             Input::CancelAsked { request, ids } => return self.cancel(round, request, &ids, tx),
             Input::StatusAsked { request } => {
                 let reply = Reply::Status(Box::new(self.status()));
@@ -277,6 +347,12 @@ impl Engine {
                 tx.hint(Effect::Reply { request, reply });
             }
             Input::InviteAsked { request, once, expires_in_ms } => self.invite(round, request, once, expires_in_ms, tx),
+            Input::DeadAsked { request, channel, after } => {
+                return self.list_dead(request, channel.as_ref(), after, tx);
+            }
+            Input::DeadSettled { request, letters, is_retried } => {
+                return self.settle_dead(request, &letters, is_retried, tx);
+            }
             _ => {}
         }
         Ok(())
@@ -328,9 +404,9 @@ impl Engine {
                 self.refused(round, peer, &answer, after_ms, source);
                 Ok(())
             }
-            PeerFrame::Custody { incarnation, class, up_to, ranges, durable_sequence } => {
+            PeerFrame::Custody { incarnation, class, ranges, durable_sequence } => {
                 self.note_durable(peer, durable_sequence, tx)?;
-                self.custody(round, peer, incarnation, class, (up_to, &ranges), tx)
+                self.custody(round, peer, incarnation, class, &ranges, tx)
             }
             PeerFrame::Dropped(names) => self.dropped(round, peer, &names, tx),
             PeerFrame::Digest { .. } => Ok(()),
@@ -338,8 +414,17 @@ impl Engine {
                 self.ids_arrived(peer, &ids, tx);
                 Ok(())
             }
-            PeerFrame::Get(nodes) => self.get_arrived(peer, &nodes, tx),
-            PeerFrame::Fact(fact) => self.fact_arrived(peer, fact, tx),
+            PeerFrame::Get(nodes) => {
+                self.get_arrived(peer, &nodes);
+                Ok(())
+            }
+            PeerFrame::Fact(fact) => self.fact_arrived(round, peer, fact, tx),
+            PeerFrame::ReceiptsWanted { above } => self.show_own_receipts(peer, &above, tx),
+            PeerFrame::Twin(step) => {
+                self.twin_step(round, peer, step, tx);
+                Ok(())
+            }
+            PeerFrame::Shown { last, all } => self.shown(round, peer, &last, all, tx),
         }
     }
 
@@ -349,19 +434,25 @@ impl Engine {
     /// When the store failed; the process must end.
     pub fn flush(&mut self, now: Now, tx: &mut Tx<'_>) -> Result<(), StoreError> {
         let round = self.round(now);
+        self.had.clear();
         self.ring(round, tx)?;
         self.work(round, tx)?;
+        self.sweep(round, tx)?;
         self.close_groups(round, tx)?;
+        self.renew(round, tx)?;
         self.hand_out(round, tx)?;
         self.issue_receipts(round, tx)?;
         for handle in std::mem::take(&mut self.words_due) {
             self.send_word(handle, tx)?;
         }
+        self.tell_waiting(round, tx)?;
         self.pump(round, tx)?;
-        self.acknowledge(tx);
-        self.answer_waiters(tx)?;
+        self.answer_waiters(round, tx)?;
         self.flows.save(tx);
         self.channels.save(tx);
+        self.tell_dropped(tx);
+        // When all writes are there: custody names the commit that holds them.
+        self.acknowledge(tx);
         if self.channels.has_ready() {
             self.alarms.set(Alarm::Continue, now.boot_ms);
         }
@@ -386,6 +477,9 @@ impl Engine {
                 Alarm::Lease(consumer) => self.end_leases(round, consumer),
                 Alarm::Channel(handle) => self.wake_channel(handle),
                 Alarm::Unblock => self.unblock(round),
+                Alarm::Renew => self.renew_now(),
+                Alarm::Answer(peer) => self.expect_answer(round, peer, tx)?,
+                Alarm::Pace => {}
             }
         }
         if more_rows {
@@ -402,6 +496,9 @@ impl Engine {
         }
         let anchor = self.clock.anchor(round.now);
         self.counters.commit_sequence += 1;
+        if planted::is(Bug::CountersSavedNowAndThen) && !self.counters.commit_sequence.is_multiple_of(8) {
+            return;
+        }
         self.counters.node_time_ms = anchor.at.0;
         self.counters.boot_ms = anchor.reading.boot_ms;
         self.counters.boot_id = bytes::Bytes::copy_from_slice(&anchor.reading.boot_id);

@@ -9,6 +9,7 @@ use super::submit::damaged;
 use super::{Engine, Round};
 use crate::id::{Class, FlowId, Incarnation, MessageId, NodeId};
 use crate::message::Submission;
+use crate::planted::{self, Bug};
 use crate::store::keys::{Key as _, after_prefix};
 use crate::store::kv::{StoreError, Table};
 use crate::store::tables::{FlowHandle, OrderKey, WaitingKey};
@@ -55,18 +56,16 @@ impl Engine {
         after: Option<&stored::Predecessor>,
         tx: &mut Tx<'_>,
     ) -> Result<Option<(FlowHandle, u64)>, StoreError> {
-        let Some(after) = after else { return Ok(None) };
+        let Some(after) = after.filter(|_| !planted::is(Bug::PredecessorIgnored)) else { return Ok(None) };
         let Some(flow) = self.flows.inn.get(handle, tx)?.map(|flow| flow.id) else { return Ok(None) };
-        let named = Class::from_wire(after.class).zip(Incarnation::from_slice(&after.incarnation));
-        let Some((class, incarnation)) = named.filter(|_| after.number > 0) else { return Ok(None) };
-        let flow = FlowId { class, incarnation, ..flow };
-        let before = self.flows.handle_or_new(&flow, &mut self.counters, tx)?;
+        let Some(named) = flow_of_predecessor(flow, after) else { return Ok(None) };
+        let before = self.flows.handle_or_new(&named, &mut self.counters, tx)?;
         let dealt_with = self.is_dealt_with((before, after.number), &after.id, tx)?;
         Ok((!dealt_with).then_some((before, after.number)))
     }
 
     /// A predecessor is dealt with when its number is recorded or below the floor, and it is not in the inbox.
-    fn is_dealt_with(
+    pub(super) fn is_dealt_with(
         &mut self,
         (handle, number): (FlowHandle, u64),
         id: &[u8],
@@ -138,8 +137,22 @@ impl Engine {
         let after = row.predecessor.clone().unwrap_or_default();
         let incarnation = Incarnation::from_slice(&after.incarnation).unwrap_or_default();
         let class = Class::from_wire(after.class).unwrap_or(flow.class);
-        let before = self.flows.handle(&FlowId { class, incarnation, ..flow }, tx)?.unwrap_or_default();
-        self.release((before, after.number, place.0, place.1), Some(UNPROVEN), tx)
+        let named = FlowId { class, incarnation, ..flow };
+        let before = self.flows.handle(&named, tx)?.unwrap_or_default();
+        self.release((before, after.number, place.0, place.1), Some(UNPROVEN), tx)?;
+        self.forget_named(before, &named, tx)
+    }
+
+    /// A flow of which nothing came, only named by predecessors, goes with the last message that waited for it: a source
+    /// may name as many as it likes (rule ORDER-4).
+    fn forget_named(&mut self, handle: FlowHandle, flow: &FlowId, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        let is_open = self.flows.inn.get(handle, tx)?.is_some() || self.flows.out.get(handle, tx)?.is_some();
+        let from = (handle,).encode();
+        let is_waited_for = !tx.scan_raw(Table::Waiting, &from, &after_prefix(&from), 1)?.is_empty();
+        if handle != 0 && !is_open && !is_waited_for {
+            self.flows.forget(handle, flow, self.me, tx);
+        }
+        Ok(())
     }
 
     /// The ladder of the last message under a key is forgotten: nothing follows it any more.
@@ -176,6 +189,13 @@ impl Engine {
         let class = Class::from_wire(row.class).unwrap_or(Class::Normal);
         self.queue(place.0, place.1, class, row, tx)
     }
+}
+
+/// The flow that a predecessor is in, of the same source and destination; `None` when it names nothing.
+pub(super) fn flow_of_predecessor(flow: FlowId, after: &stored::Predecessor) -> Option<FlowId> {
+    let named = Class::from_wire(after.class).zip(Incarnation::from_slice(&after.incarnation));
+    let (class, incarnation) = named.filter(|_| after.number > 0)?;
+    Some(FlowId { class, incarnation, ..flow })
 }
 
 fn order_key(to: NodeId, message: &Submission) -> Option<OrderKey> {

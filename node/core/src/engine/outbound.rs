@@ -16,9 +16,10 @@ use crate::envelope::Name;
 use crate::hop::{Answer, Span, encode};
 use crate::id::{Class, FlowId, Incarnation, NodeId};
 use crate::limits;
+use crate::planted::{self, Bug};
 use crate::store::keys::{Key as _, after_prefix};
 use crate::store::kv::{StoreError, Table};
-use crate::store::tables::EnvelopeKey;
+use crate::store::tables::{EnvelopeKey, first_of};
 use crate::store::tx::Tx;
 use crate::trust::seal;
 
@@ -82,6 +83,7 @@ impl Engine {
         if left == 0 {
             self.alarms.set(Alarm::Continue, round.now.boot_ms);
         }
+        self.await_answers(round);
         Ok(())
     }
 
@@ -158,7 +160,9 @@ impl Engine {
         offers: &mut Vec<(InHand, Name, u32)>,
         tx: &mut Tx<'_>,
     ) -> Result<Handed, StoreError> {
-        let Some(row) = tx.get::<stored::Envelope>(&in_hand.key)? else {
+        // It may have ended in this round, with another part of its body.
+        let is_due = |row: &stored::Envelope| row.state() == State::Active && row.due == in_hand.due.2;
+        let Some(row) = tx.get::<stored::Envelope>(&in_hand.key)?.filter(is_due) else {
             tx.delete::<stored::Place>(&in_hand.due);
             return Ok(Handed::Skipped);
         };
@@ -168,18 +172,20 @@ impl Engine {
         }
         in_hand.bytes = row.bytes + FRAME_OVERHEAD;
         let wave = self.wave_of(name, &row, tx)?;
-        let fresh = in_hand.due.2 > self.fresh_above && row.bytes <= OFFER_ABOVE;
-        let Some(link) = self.links.get_mut(&peer) else { return Ok(Handed::Stop) };
         let refusing = Refusing::of(peer, name.flow.destination);
-        if link.blocked_until(refusing, name.flow.source).is_some_and(|until| until > round.now.boot_ms) {
+        if self.refusals.blocks(peer, refusing, name.flow.source, round.now.boot_ms) {
             return Ok(Handed::Blocked);
         }
+        let ask = self.refusals.must_ask(peer, refusing, name.flow.source);
+        let fresh = in_hand.due.2 > self.fresh_above && row.bytes <= OFFER_ABOVE && !ask;
+        let Some(link) = self.links.get_mut(&peer) else { return Ok(Handed::Stop) };
         let out = &link.out[class.index()];
         if fresh {
             if !out.has_credit(in_hand.bytes) {
                 return Ok(Handed::Stop);
             }
-            self.transmit(round, peer, in_hand, name, &row, tx)?;
+            let sent = self.transmit(round, peer, in_hand, name, &row, tx)?;
+            return Ok(if sent { Handed::InHand } else { Handed::Skipped });
         } else if out.offered + out.wanted.len() + offers.len() >= OFFERED {
             return Ok(Handed::Stop);
         } else {
@@ -219,7 +225,8 @@ impl Engine {
         }
     }
 
-    /// Sends an envelope: its bytes as signed, its age as of now (rules HOP-1, AGE-3).
+    /// Sends an envelope: its bytes as signed, its age as of now (rules HOP-1, AGE-3). `false`: its body is damaged, and
+    /// what follows from that is done.
     fn transmit(
         &mut self,
         round: Round,
@@ -228,10 +235,11 @@ impl Engine {
         name: Name,
         row: &stored::Envelope,
         tx: &mut Tx<'_>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let wave = self.wave_of(name, row, tx)?;
         let Some((header, sealed, signature)) = self.sealed_bytes(in_hand.key, name, row, tx)? else {
-            return Ok(());
+            self.body_is_damaged(round, in_hand.key, name, row, tx)?;
+            return Ok(false);
         };
         if name.flow.source == self.me
             && let Some(flow) = self.flows.out.change(in_hand.key.0, tx)?
@@ -240,7 +248,7 @@ impl Engine {
         }
         self.tell_words(peer, &[(in_hand.key.0, name.flow)], tx);
         let stream = Stream::Class(name.flow.class);
-        let Some(link) = self.links.get_mut(&peer) else { return Ok(()) };
+        let Some(link) = self.links.get_mut(&peer) else { return Ok(false) };
         let next = self.transfers.entry((peer, name.flow.class)).or_insert(0);
         *next += 1;
         let transfer = *next;
@@ -250,7 +258,8 @@ impl Engine {
         let show = link.must_show(stream, name.flow.source);
         let chain = if show { self.roster.chain_of(&name.flow.source).unwrap_or_default() } else { Vec::new() };
         // Within what a receiver takes: a confirmed gap may be of years, and its expiry still ahead.
-        let age_ms = (row.age_ms + round.at.0.saturating_sub(row.arrived)).min(2 * limits::LIFETIME_MAX_MS);
+        let times = if planted::is(Bug::AgeCountedTwice) { 2 } else { 1 };
+        let age_ms = (row.age_ms + round.at.0.saturating_sub(row.arrived) * times).min(2 * limits::LIFETIME_MAX_MS);
         let envelope = hop::Envelope {
             transfer,
             header,
@@ -264,10 +273,11 @@ impl Engine {
         };
         let session = link.session;
         tx.claim(Effect::Send { peer, session, stream, frame: encode::frame(Kind::Envelope(envelope)) });
-        Ok(())
+        Ok(true)
     }
 
-    /// Header, sealed body and signature: sealed again from what is stored, or as they came (rules SEAL-4, SIGN-2).
+    /// Header, sealed body and signature: sealed again from what is stored, or as they came (rules SEAL-4, SIGN-2);
+    /// `None` when what is stored is not all there.
     fn sealed_bytes(
         &mut self,
         key: EnvelopeKey,
@@ -276,18 +286,20 @@ impl Engine {
         tx: &Tx<'_>,
     ) -> Result<Option<(Bytes, Bytes, Bytes)>, StoreError> {
         if name.flow.source != self.me {
-            let sealed = tx.get_raw(Table::Body, &(row.body, 0u32).encode())?;
-            return Ok(sealed.map(|sealed| (row.header.clone(), sealed, row.signature.clone())));
+            let sealed = tx.body((row.body, 0))?;
+            let whole = sealed.filter(|sealed| sealed.len() as u64 == row.bytes);
+            return Ok(whole.map(|sealed| (row.header.clone(), sealed, row.signature.clone())));
         }
         let flow = self.flows.out.get(key.0, tx)?.ok_or_else(|| damaged(Table::OutFlow))?;
-        let sealing = flow.sealing_of(name.first).ok_or_else(|| damaged(Table::OutFlow))?.encapsulation.clone();
+        let Some(sealing) = flow.sealing_of(name.first).map(|sealing| sealing.encapsulation.clone()) else {
+            return Ok(None);
+        };
         let tag_key = flow.tag_key;
         let Some(plain) = self.plain_of(&tag_key, row, || tx.get::<stored::Contents>(&key), tx)? else {
             return Ok(None);
         };
-        let sealed = seal::seal(&sealing, self.network, &self.key, name, row.lifetime_ms, &plain)
-            .map_err(|error| StoreError::Failed(error.to_string()))?;
-        Ok(Some((sealed.header_bytes, sealed.sealed, Bytes::copy_from_slice(&sealed.signature))))
+        let sealed = seal::seal(&sealing, self.network, &self.key, name, row.lifetime_ms, &plain).ok();
+        Ok(sealed.map(|sealed| (sealed.header_bytes, sealed.sealed, Bytes::copy_from_slice(&sealed.signature))))
     }
 
     /// The envelope that a key names.
@@ -296,7 +308,8 @@ impl Engine {
             Some(flow) => Some(flow.id),
             None => self.flows.transit.get(key.0, tx)?.map(|flow| flow.id),
         };
-        Ok(flow.map(|flow| Name { flow, first: key.1 + 1 - u64::from(count), count }))
+        let Some(flow) = flow else { return Ok(None) };
+        Ok(Some(Name { flow, first: first_of(key, count)?, count }))
     }
 
     // ---- answers ----
@@ -309,7 +322,7 @@ impl Engine {
         answer: &Answer,
         tx: &mut Tx<'_>,
     ) -> Result<(), StoreError> {
-        for (class, in_hand) in self.answered(peer, answer) {
+        for (class, in_hand) in self.answered(round, peer, answer) {
             if let Some(link) = self.links.get_mut(&peer) {
                 link.out[class.index()].wanted.push_back(in_hand);
             }
@@ -340,8 +353,9 @@ impl Engine {
     }
 
     /// Takes the items of an answer out of the offers or transfers they answer.
-    fn answered(&mut self, peer: NodeId, answer: &Answer) -> Vec<(Class, InHand)> {
+    pub(super) fn answered(&mut self, round: Round, peer: NodeId, answer: &Answer) -> Vec<(Class, InHand)> {
         let Some(link) = self.links.get_mut(&peer) else { return Vec::new() };
+        link.heard_ms = round.now.boot_ms;
         match answer {
             Answer::Items { offer, items } => {
                 let Some((class, offered)) = link.offers.get_mut(offer) else { return Vec::new() };
@@ -370,7 +384,7 @@ impl Engine {
         answer: &Answer,
         tx: &mut Tx<'_>,
     ) -> Result<(), StoreError> {
-        for (_, in_hand) in self.answered(peer, answer) {
+        for (_, in_hand) in self.answered(round, peer, answer) {
             self.hand_over(round, peer, in_hand, Event::HandedTo, tx)?;
         }
         Ok(())
@@ -385,29 +399,10 @@ impl Engine {
         answer: &Answer,
         tx: &mut Tx<'_>,
     ) -> Result<(), StoreError> {
-        for (_, in_hand) in self.answered(peer, answer) {
+        for (_, in_hand) in self.answered(round, peer, answer) {
             self.hand_over(round, peer, in_hand, Event::GoneAt, tx)?;
         }
         Ok(())
-    }
-
-    /// The neighbour takes nothing now: it is asked again when it said (rule HOP-6).
-    pub(super) fn refused(
-        &mut self,
-        round: Round,
-        peer: NodeId,
-        answer: &Answer,
-        after_ms: u64,
-        source: Option<NodeId>,
-    ) {
-        let until = round.now.boot_ms + after_ms.max(100);
-        for (class, in_hand) in self.answered(peer, answer) {
-            self.lanes.put_back(class, in_hand.due.0, in_hand.due.2);
-            if let Some(link) = self.links.get_mut(&peer) {
-                link.blocked.insert((Refusing::of(peer, in_hand.due.0), source), until);
-            }
-        }
-        self.alarms.set_earlier(Alarm::Unblock, until);
     }
 
     /// The neighbour's synced log holds these transfers (rule CUSTODY-1). What is not in flight is ignored.
@@ -417,20 +412,24 @@ impl Engine {
         peer: NodeId,
         incarnation: Incarnation,
         class: Class,
-        (up_to, ranges): (u64, &[Span]),
+        ranges: &[Span],
         tx: &mut Tx<'_>,
     ) -> Result<(), StoreError> {
-        if incarnation != self.own.incarnation {
+        // A connection goes on under the name it began with (rule EVIDENCE-2).
+        if !self.names.contains(&incarnation) {
             return Ok(());
         }
         let Some(link) = self.links.get_mut(&peer) else { return Ok(()) };
-        let in_flight = &mut link.out[class.index()].in_flight;
-        let mut held: Vec<u64> = in_flight.range(..=up_to).map(|(transfer, _)| *transfer).collect();
-        for (first, last) in ranges {
-            held.extend(in_flight.range(*first..=*last).map(|(transfer, _)| *transfer));
+        link.heard_ms = round.now.boot_ms;
+        let mut taken = Vec::new();
+        for of in Class::ALL.into_iter().filter(|of| *of == class || planted::is(Bug::CustodyOfAnyClass)) {
+            let in_flight = &mut link.out[of.index()].in_flight;
+            for (first, last) in ranges {
+                let held: Vec<u64> = in_flight.range(*first..=*last).map(|(transfer, _)| *transfer).collect();
+                taken.extend(held.iter().filter_map(|transfer| in_flight.remove(transfer)));
+            }
         }
-        let held: Vec<InHand> = held.iter().filter_map(|transfer| in_flight.remove(transfer)).collect();
-        for in_hand in held {
+        for in_hand in taken {
             self.hand_over(round, peer, in_hand, Event::HandedTo, tx)?;
         }
         Ok(())
@@ -447,26 +446,6 @@ impl Engine {
         Ok(())
     }
 
-    /// A neighbour gave up standby copies it had custody of: ours are active again, or the giver is told (rule
-    /// CUSTODY-4).
-    pub(super) fn dropped(
-        &mut self,
-        round: Round,
-        peer: NodeId,
-        names: &[Name],
-        tx: &mut Tx<'_>,
-    ) -> Result<(), StoreError> {
-        for name in names {
-            let Some(handle) = self.flows.handle(&name.flow, tx)? else { continue };
-            let key = (handle, name.last());
-            let Some(row) = tx.get::<stored::Envelope>(&key)? else { continue };
-            if row.state() == State::Standby && row.standby_at == peer.0.as_slice() {
-                self.revive(round, name.flow, key, row, tx);
-            }
-        }
-        Ok(())
-    }
-
     /// The copy here becomes a standby (rule CUSTODY-3).
     fn hand_over(
         &mut self,
@@ -478,18 +457,24 @@ impl Engine {
     ) -> Result<(), StoreError> {
         let class = Class::from_wire(u32::from(in_hand.due.1)).unwrap_or(Class::Normal);
         self.lanes.done(class, in_hand.due.0, in_hand.due.2);
+        if event == Event::HandedTo {
+            self.taken_by(peer, in_hand, tx)?;
+        }
         let Some(mut row) = tx.get::<stored::Envelope>(&in_hand.key)? else { return Ok(()) };
         if row.state() != State::Active || row.due != in_hand.due.2 {
             return Ok(());
         }
         tx.delete::<stored::Place>(&in_hand.due);
-        row.set_state(State::Standby);
+        self.stand_by(in_hand.key, &mut row, tx);
+        if planted::is(Bug::FreedAtCustody) && row.header.is_empty() {
+            tx.delete_raw(Table::Body, (row.body, row.body_index).encode());
+        }
+        if planted::is(Bug::StandbyDropped) && !row.header.is_empty() {
+            return self.drop_transit(in_hand.key, &row, tx);
+        }
         row.standby_at = Bytes::copy_from_slice(&peer.0);
         row.standby_since = round.at.0;
         Self::log(&mut row, event, Some(peer), round);
-        if !row.header.is_empty() {
-            self.counters.standby += 1;
-        }
         tx.put(&in_hand.key, &row);
         self.expect_receipt(round, in_hand.key.0, in_hand.due.0);
         self.wake_waiters(in_hand.key.0);
@@ -515,7 +500,9 @@ impl Engine {
             for in_hand in link.in_hand() {
                 any = true;
                 let class = Class::from_wire(u32::from(in_hand.due.1)).unwrap_or(Class::Normal);
-                self.lanes.put_back(class, in_hand.due.0, in_hand.due.2);
+                if !planted::is(Bug::InHandLost) {
+                    self.lanes.put_back(class, in_hand.due.0, in_hand.due.2);
+                }
             }
             if any {
                 self.fresh_above = self.counters.next_due;

@@ -13,7 +13,7 @@ use crate::store::tx::Tx;
 use crate::time::NodeTime;
 
 /// Fragments of a body at most.
-const FRAGMENTS_MAX: u64 = limits::BODY_BYTES / limits::FRAGMENT as u64;
+pub(super) const FRAGMENTS_MAX: u64 = limits::BODY_BYTES / limits::FRAGMENT as u64;
 /// Rows deleted in one go.
 const PAGE: usize = 256;
 

@@ -10,7 +10,7 @@ use waypost_proto::stored;
 
 use super::alarm::Alarm;
 use super::effect::{Effect, Stream};
-use super::state::TransitFlow;
+use super::statements::{self, Taken, stamp};
 use super::{Engine, Round};
 use crate::envelope::flow_from_wire;
 use crate::hop::encode;
@@ -18,13 +18,9 @@ use crate::id::{FlowId, Incarnation, NodeId};
 use crate::limits;
 use crate::numbers::Numbers;
 use crate::store::kv::StoreError;
-use crate::store::tables::{FlowHandle, ReceiptRow, WordRow};
+use crate::store::tables::{FlowHandle, ReceiptRow};
 use crate::store::tx::Tx;
 use crate::trust::{Label, Verified};
-
-/// Receipts, and words, told to a new neighbour at most. All of them leave in one round, and a connection whose queue
-/// for control frames (4096) overflows is ended; what is not told now is told when its mail is offered.
-const HELD: usize = 1024;
 
 impl Engine {
     /// A flow's receipt is to be signed at the end of the round, and told to this neighbour as well.
@@ -47,12 +43,13 @@ impl Engine {
             }
             let pages: Vec<hop::Signed> = contents.iter().map(|content| self.sign(Label::Receipt, content)).collect();
             let row = pages_row(&pages, version, self.own.incarnation, contents.first().map_or(0, |page| page.floor));
+            let stamp = stamp(&row);
             if unsettled {
                 tx.put(&(id.source, handle), &ReceiptRow(row));
             } else {
                 tx.delete::<ReceiptRow>(&(id.source, handle));
             }
-            self.tell_receipt(handle, id.source, version, &pages, to, None, tx);
+            self.tell_receipt(handle, id.source, stamp, &pages, to, None, tx);
         }
         Ok(())
     }
@@ -69,7 +66,7 @@ impl Engine {
         &mut self,
         handle: FlowHandle,
         source: NodeId,
-        version: u64,
+        stamp: u64,
         pages: &[hop::Signed],
         mut to: BTreeSet<NodeId>,
         from: Option<NodeId>,
@@ -82,7 +79,7 @@ impl Engine {
         for peer in to {
             self.tell_pages(peer, signer, pages, Kind::Receipt, tx);
             if let Some(link) = self.links.get_mut(&peer) {
-                link.receipts.insert(handle, version);
+                link.receipts.insert(handle, stamp);
             }
         }
     }
@@ -118,32 +115,13 @@ impl Engine {
     ) -> Result<(), StoreError> {
         if let Some(ReceiptRow(row)) = tx.get::<ReceiptRow>(&(flow.source, handle))? {
             let told = self.links.get(&peer).and_then(|link| link.receipts.get(&handle)).copied();
-            if told != Some(row.version) {
+            let stamp = stamp(&row);
+            if told != Some(stamp) {
                 let pages = pages_of(&row);
                 self.tell_pages(peer, Some(flow.destination), &pages, Kind::Receipt, tx);
                 if let Some(link) = self.links.get_mut(&peer) {
-                    link.receipts.insert(handle, row.version);
+                    link.receipts.insert(handle, stamp);
                 }
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends a new neighbour the receipts and words that go its way.
-    pub(super) fn tell_held(&mut self, peer: NodeId, tx: &mut Tx<'_>) -> Result<(), StoreError> {
-        let end = crate::store::keys::end_of_table();
-        for ((source, handle), ReceiptRow(row)) in tx.scan::<ReceiptRow>(&[], &end, HELD)? {
-            let goes_there = source == peer || self.directory.next(self.me, &self.own_links, source).give == Some(peer);
-            if source != self.me && goes_there {
-                let signer = self.flow_of(handle, tx)?.map(|flow| flow.destination);
-                self.tell_pages(peer, signer, &pages_of(&row), Kind::Receipt, tx);
-            }
-        }
-        for ((destination, handle), WordRow(row)) in tx.scan::<WordRow>(&[], &end, HELD)? {
-            let next = self.directory.next(self.me, &self.own_links, destination).give;
-            if destination != self.me && (destination == peer || next == Some(peer)) {
-                let signer = self.flow_of(handle, tx)?.map(|flow| flow.source);
-                self.tell_pages(peer, signer, &pages_of(&row), Kind::Word, tx);
             }
         }
         Ok(())
@@ -170,59 +148,43 @@ impl Engine {
         let (content, signed) = receipt.into_parts();
         let Some(flow) = content.flow.as_ref().and_then(flow_from_wire) else { return Ok(()) };
         if flow.destination == self.me {
-            return Ok(());
+            return self.met_own_receipt((round, peer), flow, &content, tx);
         }
         let handle = if flow.source == self.me {
             // A flow that was forgotten here owes nothing any more.
-            let Some(handle) = self.flows.handle(&flow, tx)? else { return Ok(()) };
+            let Some(handle) = self.flows.handle(&flow, tx)? else {
+                self.met_unknown_flow(round, &flow, tx);
+                return Ok(());
+            };
             handle
+        } else if self.is_full_of_flows() && self.flows.handle(&flow, tx)?.is_none() {
+            self.pass_on(peer, flow.source, (flow.destination, &signed), Kind::Receipt, tx);
+            return Ok(());
         } else {
             self.flows.handle_or_new(&flow, &mut self.counters, tx)?
         };
         let held = tx.get::<ReceiptRow>(&(flow.source, handle))?.map(|row| row.0);
-        let row = self.newer_pages(held, &content, signed);
+        let taken = statements::take(held, &content, &signed);
         if flow.source == self.me {
-            if let Some(row) = row {
+            if let Taken::Kept(row) = taken {
                 tx.put(&(flow.source, handle), &ReceiptRow(row));
             }
             // Also one seen before: it shows that the newest word has not arrived, and that a way is open.
             return self.settle_own(round, handle, &content, tx);
         }
-        let Some(row) = row else { return Ok(()) };
-        let (version, pages) = (row.version, pages_of(&row));
-        tx.put(&(flow.source, handle), &ReceiptRow(row));
-        self.flows.transit.change_or(handle, tx, || TransitFlow::open(flow))?;
-        self.settle_transit(handle, content.floor, &numbers_of(&content), tx)?;
-        self.tell_receipt(handle, flow.source, version, &pages, BTreeSet::new(), Some(peer), tx);
-        self.drop_idle_transit(handle, tx)
-    }
-
-    /// The row with a page taken in; `None` when the page says nothing new. Versions count within the incarnation that
-    /// signed them; a page of another incarnation replaces all (rule RECEIPT-5).
-    pub(super) fn newer_pages(
-        &self,
-        row: Option<stored::Pages>,
-        content: &hop::ReceiptContent,
-        signed: hop::Signed,
-    ) -> Option<stored::Pages> {
-        let page = content.page as usize;
-        let stored_page = stored::Signed { content: signed.content, signature: signed.signature };
-        match row {
-            Some(row) if row.incarnation == content.signing_incarnation && row.version > content.version => None,
-            Some(mut row) if row.incarnation == content.signing_incarnation && row.version == content.version => {
-                if page != row.pages.len() || page >= 64 {
-                    return None;
-                }
-                row.pages.push(stored_page);
-                Some(row)
+        let (stamp, pages) = match taken {
+            Taken::Known => return Ok(()),
+            Taken::Passing => (0, vec![signed]),
+            Taken::Kept(row) => {
+                let told = (stamp(&row), pages_of(&row));
+                tx.put(&(flow.source, handle), &ReceiptRow(row));
+                told
             }
-            _ => Some(stored::Pages {
-                version: content.version,
-                incarnation: content.signing_incarnation.clone(),
-                pages: vec![stored_page],
-                floor: content.floor,
-            }),
-        }
+        };
+        self.hear_transit(round, handle, flow, tx)?;
+        self.settle_transit(handle, content.floor, &numbers_of(&content), tx)?;
+        self.tell_receipt(handle, flow.source, stamp, &pages, BTreeSet::new(), Some(peer), tx);
+        self.drop_idle_transit(handle, tx)
     }
 }
 
@@ -236,19 +198,21 @@ pub(super) fn numbers_of(content: &hop::ReceiptContent) -> Numbers {
     delivered.chain(rejected).chain(skipped).chain(untagged).collect()
 }
 
-/// The highest number of which a receipt tells a sub-state.
-pub(super) fn last_substate(content: &hop::ReceiptContent) -> Option<u64> {
-    let coded = content.refused.iter().chain(&content.dead).map(|range| range.last);
-    content.consumed.iter().map(|range| range.last).chain(coded).max()
+/// All numbers of which a receipt tells a sub-state.
+pub(super) fn substates_of(content: &hop::ReceiptContent) -> Numbers {
+    let coded = content.refused.iter().chain(&content.dead).map(|range| (range.first, range.last));
+    let consumed = content.consumed.iter().map(|range| (range.first, range.last));
+    consumed.chain(coded).filter(|(first, last)| first <= last && *last < limits::NUMBER_MAX).collect()
 }
 
 pub(super) fn pages_row(pages: &[hop::Signed], version: u64, by: Incarnation, floor: u64) -> stored::Pages {
     let page = |page: &hop::Signed| stored::Signed { content: page.content.clone(), signature: page.signature.clone() };
     let incarnation = Bytes::copy_from_slice(&by.to_bytes());
-    stored::Pages { version, incarnation, pages: pages.iter().map(page).collect(), floor }
+    stored::Pages { version, incarnation, pages: pages.iter().map(page).collect(), floor, others: Vec::new() }
 }
 
+/// All pages of all statements in a row, the newest last.
 pub(super) fn pages_of(row: &stored::Pages) -> Vec<hop::Signed> {
     let page = |page: &stored::Signed| hop::Signed { content: page.content.clone(), signature: page.signature.clone() };
-    row.pages.iter().map(page).collect()
+    row.others.iter().chain([row]).flat_map(|statement| &statement.pages).map(page).collect()
 }

@@ -3,17 +3,21 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bytes::Bytes;
 use rand_chacha::ChaCha20Rng;
-use rand_core::{Rng as _, SeedableRng as _};
+use rand_core::SeedableRng as _;
 use waypost_proto::{hop, stored};
 
 use super::alarm::{Alarm, Alarms};
 use super::ask::draw_u64;
-use super::{Engine, Identity, OwnHello, Round, consume, lanes, state};
-use crate::flow::OutFlow;
+use super::channels::Channels;
+use super::evidence::draw_incarnation;
+use super::recovery::Asked;
+use super::room::OnTop;
+use super::twins::Twins;
+use super::{Engine, Identity, KnownPeer, OwnHello, lanes, refusal, state};
 use crate::id::{Class, Incarnation, NetworkId, NodeId};
 use crate::limits;
+use crate::planted::{self, Bug};
 use crate::policy::Policy;
 use crate::route::{Directory, Fact, Link, UNKNOWN_WAIT_US};
 use crate::store::keys::{Key as _, after_prefix, end_of_table};
@@ -24,9 +28,6 @@ use crate::time::{AgeClock, Anchor, NodeTime, Now};
 use crate::trust::Roster;
 
 use prost::Message as _;
-
-/// Rows read at a time.
-const PAGE: usize = 1024;
 
 impl Engine {
     /// The network whose mail a store holds; `None` for an empty store.
@@ -48,64 +49,68 @@ impl Engine {
         let mut counters = tx.get::<stored::Counters>(&meta::COUNTERS.to_owned())?.unwrap_or_default();
         let start = tx.get::<StartRow>(&meta::START.to_owned())?.map(|row| row.0);
         let found = start.as_ref().and_then(|start| Incarnation::from_slice(&start.incarnation));
-        if let Some(start) = &start
-            && start.network != identity.network.0.as_slice()
-        {
-            return Err(StoreError::Failed("the data directory holds mail of another network".to_owned()));
-        }
-        let mut random = [0; 8];
-        rng.fill_bytes(&mut random);
-        let incarnation = Incarnation { counter: found.map_or(1, |found| found.counter + 1), random };
-        let row = stored::Start {
-            incarnation: Bytes::copy_from_slice(&incarnation.to_bytes()),
-            network: Bytes::copy_from_slice(&identity.network.0),
-        };
-        tx.put(&meta::START.to_owned(), &StartRow(row));
+        is_of_this_network(start.as_ref(), identity.network)?;
+        let drawn = draw_incarnation(&mut rng, found.map_or(0, |found| found.counter));
+        let incarnation = found.filter(|_| planted::is(Bug::IncarnationReused)).unwrap_or(drawn);
+        let raised = tx.get::<stored::Alarms>(&meta::ALARMS.to_owned())?.unwrap_or_default();
         let clock = AgeClock::start(anchor_of(&counters), now, policy.build_ms);
         counters.staged_bytes = 0;
-        let own = OwnHello {
-            incarnation,
-            continues: found,
-            durable_sequence: counters.commit_sequence,
-            nonce: draw_u64(&mut rng),
-            chain: Vec::new(),
-            known_chains: Vec::new(),
-            known_peers: Vec::new(),
-        };
-        let fresh_above = counters.next_due;
+        // An empty disk is a new one, or one that was lost: the peers know (rule RECOVER-1).
+        let asks_until = clock.at(now).plus(limits::LADDER_MS);
+        let recovers_until = start.as_ref().map_or(asks_until, |start| NodeTime(start.recovers_until));
+        let own = hello_at_start(incarnation, found, counters.commit_sequence, draw_u64(&mut rng));
         let mut engine = Self {
             me: identity.key.id(),
             key: identity.key,
             network: identity.network,
             policy,
+            disk: super::disk::Disk::default(),
             rng,
             clock,
             own,
             listen: Vec::new(),
-            roster: Roster::new(identity.network),
+            roster: Roster::trusting(identity.network, identity.proofs),
+            names: vec![incarnation],
+            renew_above: None,
+            renew_later: None,
+            renewed_ms: None,
+            raised,
+            told_alarms: BTreeSet::new(),
+            looked: super::pace::Looked::default(),
+            recovers_until,
+            asked: Asked::default(),
+            twins: Twins::default(),
+            fresh_above: counters.next_due,
             counters,
             flows: state::Flows::default(),
             open: BTreeMap::new(),
             sealable: BTreeSet::new(),
+            cancelling: false,
             groups: BTreeMap::new(),
             streams: BTreeMap::new(),
             links: BTreeMap::new(),
             own_links: BTreeMap::new(),
             directory: Directory::default(),
             lanes: lanes::Lanes::default(),
+            refusals: refusal::Refusals::default(),
+            on_top: OnTop::default(),
+            had: BTreeSet::new(),
             transfers: BTreeMap::new(),
-            fresh_above,
-            channels: consume::Channels::default(),
+            channels: Channels::default(),
             consumers: BTreeMap::new(),
             waiters: BTreeMap::new(),
             alarms: Alarms::default(),
             retries: BTreeMap::new(),
             jobs: VecDeque::new(),
+            sweeps: VecDeque::new(),
+            dropped_passed: BTreeSet::new(),
             acknowledging: BTreeSet::new(),
             receipts_owed: BTreeMap::new(),
             words_due: BTreeSet::new(),
+            dropped_owed: BTreeMap::new(),
             waking: BTreeSet::new(),
         };
+        engine.put_start(incarnation, &mut tx);
         engine.read_disk(identity.chain, now, &mut tx)?;
         engine.flush(now, &mut tx)?;
         Ok((engine, tx.finish()))
@@ -116,11 +121,14 @@ impl Engine {
         self.read_members(chain, tx)?;
         self.read_neighbours(tx)?;
         self.read_lanes(tx)?;
-        self.close_old_flows(round, tx)?;
-        self.watch_transit(round, tx)?;
-        self.throw_away_stages(tx)?;
+        self.begin_sweeps();
         for (name, row) in tx.scan::<stored::Channel>(&[], &end_of_table(), limits::CHANNELS)? {
             self.channels.load(&name, &row);
+        }
+        if planted::is(Bug::KeysForgottenAtStart) {
+            for (key, _) in tx.scan::<stored::Idempotency>(&[], &end_of_table(), 4096)? {
+                tx.delete::<stored::Idempotency>(&key);
+            }
         }
         self.alarms.set(Alarm::Rows, now.boot_ms);
         self.alarms.set(Alarm::Delayed, now.boot_ms);
@@ -153,7 +161,8 @@ impl Engine {
         }
         for ((node,), row) in tx.scan::<stored::Peer>(&[], &end_of_table(), limits::PEERS)? {
             self.own_links.insert(node, Link { up: false, rtt_us: 0, wait_us: UNKNOWN_WAIT_US });
-            self.own.known_peers.push((node, row.addresses));
+            let told = self.directory.fact(&node).map(|fact| fact.addresses.clone()).unwrap_or_default();
+            self.own.known_peers.push(KnownPeer { node, reached: row.addresses, told });
         }
         Ok(())
     }
@@ -170,73 +179,31 @@ impl Engine {
                 self.lanes.note(class, node, due);
             }
             from = after_prefix(&(node, class).encode());
-        }
-    }
-
-    /// Flows of earlier incarnations get no more numbers; everything un-ended counts as having left (rules START-2,
-    /// FLOW-4).
-    fn close_old_flows(&mut self, round: Round, tx: &mut Tx<'_>) -> Result<(), StoreError> {
-        let mut from = Vec::new();
-        loop {
-            let page = tx.scan::<stored::OutFlow>(&from, &end_of_table(), PAGE)?;
-            let full = page.len() == PAGE;
-            for ((handle,), row) in page {
-                from = (handle + 1,).encode();
-                let flow = OutFlow::from_row(&row)?;
-                let open = flow.floor < flow.next;
-                if (!flow.closed || flow.left_below < flow.next)
-                    && let Some(flow) = self.flows.out.change(handle, tx)?
-                {
-                    flow.closed = true;
-                    flow.left_below = flow.next;
-                    flow.word_version += 1;
-                }
-                // Versions count within an incarnation: the new one has echoed nothing.
-                let untold = flow.word_ends_something() && row.echoed_version < row.word_version;
-                if open || !row.closed || untold {
-                    if let Some(flow) = self.flows.out.change(handle, tx)? {
-                        flow.echoed_version = 0;
-                    }
-                    self.expect_receipt(round, handle, flow.id.destination);
-                    self.alarms.set_if_unset(Alarm::Word(handle), round.now.boot_ms + 1000);
-                }
-            }
-            self.flows.save(tx);
-            if !full {
+            if planted::is(Bug::DueForgottenAtStart) {
                 return Ok(());
             }
         }
     }
+}
 
-    /// Mail of others that stands by is looked at again when no receipt comes.
-    fn watch_transit(&mut self, round: Round, tx: &Tx<'_>) -> Result<(), StoreError> {
-        for ((handle,), row) in tx.scan::<stored::TransitFlow>(&[], &end_of_table(), usize::MAX >> 1)? {
-            let destination = crate::id::FlowId::from_slice(&row.flow).map(|flow| flow.destination);
-            if let (true, Some(destination)) = (row.envelopes > 0, destination) {
-                self.expect_receipt(round, handle, destination);
-            }
+fn is_of_this_network(start: Option<&stored::Start>, network: NetworkId) -> Result<(), StoreError> {
+    match start {
+        Some(start) if start.network != network.0.as_slice() => {
+            Err(StoreError::Failed("the data directory holds mail of another network".to_owned()))
         }
-        Ok(())
+        _ => Ok(()),
     }
+}
 
-    /// Bodies that were streaming in were never accepted (rule START-3).
-    fn throw_away_stages(&mut self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
-        for ((body,), _) in tx.scan::<stored::Stage>(&[], &end_of_table(), usize::MAX >> 1)? {
-            let end = after_prefix(&(body,).encode());
-            let mut from = (body,).encode();
-            loop {
-                let page = tx.scan_raw(Table::Body, &from, &end, 16)?;
-                let Some((last, _)) = page.last() else { break };
-                from = last.clone();
-                from.push(0);
-                for (key, _) in page {
-                    tx.delete_raw(Table::Body, key);
-                }
-            }
-            tx.delete::<stored::Stage>(&(body,));
-        }
-        Ok(())
-    }
+/// What is said first, before the disk is read for members.
+fn hello_at_start(
+    incarnation: Incarnation,
+    continues: Option<Incarnation>,
+    durable_sequence: u64,
+    nonce: u64,
+) -> OwnHello {
+    let (chain, known_chains, known_peers) = (Vec::new(), Vec::new(), Vec::new());
+    OwnHello { incarnation, continues, durable_sequence, nonce, chain, known_chains, known_peers }
 }
 
 fn anchor_of(counters: &stored::Counters) -> Option<Anchor> {

@@ -6,17 +6,18 @@ use waypost_proto::stored::{self, envelope::State};
 
 use super::alarm::Alarm;
 use super::submit::damaged;
-use super::{Engine, Round};
+use super::{Engine, Round, notice};
 use crate::flow::{Ending, OutFlow};
 use crate::id::Incarnation;
 use crate::limits;
+use crate::planted::{self, Bug};
 use crate::store::keys::Key as _;
 use crate::store::kv::{StoreError, Table};
-use crate::store::tables::{EnvelopeKey, FlowHandle};
+use crate::store::tables::{EnvelopeKey, FlowHandle, first_of};
 use crate::store::tx::Tx;
 
 /// A word that only raises a mark goes alone after this time (rule WORD-3).
-const MARK_MS: u64 = 60_000;
+pub(super) const MARK_MS: u64 = 60_000;
 /// Sub-states alone are told at most this often.
 pub(super) const SUBSTATES_MS: u64 = 50;
 /// Envelopes looked at in one scan.
@@ -44,13 +45,18 @@ impl Engine {
         if word_is_ours {
             flow.echoed_version = flow.echoed_version.max(content.word_seen.min(flow.word_version));
         }
+        if content.floor >= flow.owed_floor {
+            flow.owed_floor = 0;
+        }
+        self.look_beyond(round, handle, content, tx)?;
         for range in &content.delivered {
+            // Beyond the last number it proves nothing, and of an earlier start it may be a disk that was rolled back.
             if range.first == 0 || range.last < range.first || range.last > last {
                 continue;
             }
             match self.proves(handle, range, tx)? {
                 Some(true) => self.end_numbers(round, handle, (range.first, range.last), Ending::Delivered, 0, tx)?,
-                Some(false) => self.end_numbers(round, handle, (range.first, range.last), Ending::Damaged, 1, tx)?,
+                Some(false) => self.doubt(round, handle, (range.first, range.last), tx)?,
                 None => {}
             }
         }
@@ -84,7 +90,9 @@ impl Engine {
         }
         let before = if range.first == 1 { Some(0) } else { Self::tags_up_to(handle, range.first - 1, tx)? };
         let through = Self::tags_up_to(handle, range.last, tx)?;
-        Ok(before.zip(through).map(|(before, through)| before ^ through == range.tags))
+        Ok(before
+            .zip(through)
+            .map(|(before, through)| planted::is(Bug::TagsNotCompared) || before ^ through == range.tags))
     }
 
     /// XOR of the tags of numbers 1 to `number`; `None` when the row is forgotten.
@@ -162,18 +170,24 @@ impl Engine {
                 return Ok(());
             }
             for (key, mut row) in page {
-                let row_first = key.1 + 1 - u64::from(row.count);
+                let row_first = first_of(key, row.count)?;
                 if row_first > last {
                     return Ok(());
                 }
                 let (begin, end) = (first.max(row_first), last.min(key.1));
                 let at_ms = round.now.wall_ms;
-                let late = before.unconfirmed.iter().any(|range| range.first <= end && begin <= range.last);
-                // What the destination rejects has not entered either: the first ending stands (promise P3).
-                let confirms = late && matches!(ending, Ending::Expired | Ending::Cancelled | Ending::Rejected);
-                if !confirms {
-                    let ending = ending as u32;
-                    row.endings.push(stored::Ending { first: begin, last: end, ending, reason, at_ms, late });
+                for (first, last, late) in before.by_confirmation(begin, end) {
+                    // The first ending stands (promise P3); beside an unconfirmed one only a late arrival does.
+                    if late && ending != Ending::Delivered && !planted::is(Bug::EndingOverwritten) {
+                        continue;
+                    }
+                    let given = stored::Ending { first, last, ending: ending as u32, reason, at_ms, late };
+                    if row.fragment && ending != Ending::Delivered {
+                        Self::note_first_ending(key, &given, tx)?;
+                    }
+                    let notice = notice::beside(&given, &row, round.at);
+                    row.endings.extend(notice);
+                    row.endings.push(given);
                 }
                 let newly = (begin..=end).filter(|number| !before.has_ended(*number)).count() as u64;
                 self.end_row(round, key, row, newly, tx)?;
@@ -192,16 +206,18 @@ impl Engine {
         newly: u64,
         tx: &mut Tx<'_>,
     ) -> Result<(), StoreError> {
-        if newly > 0 {
-            self.count_off(key, &row, newly, tx)?;
+        if newly > 0 && !planted::is(Bug::OutboxNotCountedOff) {
+            self.count_off(round, key, &row, newly, tx)?;
         }
-        let row_first = key.1 + 1 - u64::from(row.count);
+        let row_first = first_of(key, row.count)?;
         let flow = self.flows.out.get(key.0, tx)?.ok_or_else(|| damaged(Table::OutFlow))?;
         let (id, over) = (flow.id, (row_first..=key.1).all(|number| flow.has_ended(number)));
         if over && row.state() != State::Ended {
             self.unmake_due(id, &row, tx);
             row.set_state(State::Ended);
-            tx.delete_raw(Table::Body, (row.body, row.body_index).encode());
+            if !planted::is(Bug::BodyNotFreed) {
+                tx.delete_raw(Table::Body, (row.body, row.body_index).encode());
+            }
             self.clear_expiry(key, &row, tx);
             self.counters.outbox_bytes = self.counters.outbox_bytes.saturating_sub(row.bytes);
             self.set_forgetting(key, &mut row, round.at.plus(limits::LADDER_MS), tx);
@@ -212,23 +228,43 @@ impl Engine {
 
     pub(super) fn count_off(
         &mut self,
+        round: Round,
         key: EnvelopeKey,
         row: &stored::Envelope,
         newly: u64,
         tx: &mut Tx<'_>,
     ) -> Result<(), StoreError> {
-        let messages = if row.fragment { self.fragment_ended(key, tx)? } else { newly };
+        let messages = if row.fragment { self.fragment_ended(round, key, tx)? } else { newly };
         self.counters.outbox_messages = self.counters.outbox_messages.saturating_sub(messages);
         Ok(())
     }
 
     /// A message in fragments has ended when its last fragment has. Returns 1 then.
-    pub(super) fn fragment_ended(&mut self, key: EnvelopeKey, tx: &mut Tx<'_>) -> Result<u64, StoreError> {
+    pub(super) fn fragment_ended(
+        &mut self,
+        round: Round,
+        key: EnvelopeKey,
+        tx: &mut Tx<'_>,
+    ) -> Result<u64, StoreError> {
         let Some(id) = Self::fragment_id(key, tx)? else { return Ok(0) };
         let Some(mut message) = tx.get::<stored::Message>(&(id,))? else { return Ok(0) };
         message.open_fragments = message.open_fragments.saturating_sub(1);
+        message.ended_at = round.at.0;
         tx.put(&(id,), &message);
         Ok(u64::from(message.open_fragments == 0))
+    }
+
+    /// A message in fragments ends as the first of them did that was not delivered: what follows for the others is no
+    /// ending of its own (promise P3).
+    fn note_first_ending(key: EnvelopeKey, given: &stored::Ending, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        let Some(id) = Self::fragment_id(key, tx)? else { return Ok(()) };
+        if let Some(mut message) = tx.get::<stored::Message>(&(id,))?
+            && message.ending.is_none()
+        {
+            message.ending = Some(*given);
+            tx.put(&(id,), &message);
+        }
+        Ok(())
     }
 
     pub(super) fn fragment_id(key: EnvelopeKey, tx: &Tx<'_>) -> Result<Option<crate::id::MessageId>, StoreError> {
@@ -257,7 +293,10 @@ impl Engine {
             }
         }
         let Some(flow) = self.flows.out.change(handle, tx)? else { return Ok(()) };
-        let next = flow.consumed.first_missing(flow.second_mark).min(flow.floor);
+        let mut next = flow.consumed.first_missing(flow.second_mark).min(flow.floor);
+        if planted::is(Bug::SecondMarkPassesUnconsumed) {
+            next = flow.floor;
+        }
         if next > flow.second_mark {
             flow.second_mark = next;
             flow.consumed.remove_below(next);
@@ -277,7 +316,7 @@ impl Engine {
         while from <= last {
             let rows = tx.scan::<stored::Envelope>(&(handle, from).encode(), &(handle, u64::MAX).encode(), 1)?;
             let Some((key, mut row)) = rows.into_iter().next() else { return Ok(()) };
-            let row_first = key.1 + 1 - u64::from(row.count);
+            let row_first = first_of(key, row.count)?;
             if row_first > last {
                 return Ok(());
             }
@@ -322,6 +361,6 @@ impl Engine {
                 lane.waiting = true;
             }
         }
-        Ok(())
+        self.forget_echoed(handle, tx)
     }
 }

@@ -10,6 +10,7 @@ use crate::filter::InFlow;
 use crate::flow::{OutFlow, spans_from_row, spans_to_row};
 use crate::id::{FlowId, NodeId};
 use crate::numbers::Numbers;
+use crate::planted::{self, Bug};
 use crate::store::kv::{StoreError, Table};
 use crate::store::tables::{FlowHandle, Record};
 use crate::store::tx::Tx;
@@ -28,16 +29,21 @@ pub struct TransitFlow {
     pub settled: Numbers,
     /// Envelopes held.
     pub envelopes: u64,
+    /// Node time of the last mail, word or receipt of it.
+    pub heard: u64,
+    /// Node time of the timer row that looks whether it is idle; 0: none.
+    pub timer: u64,
 }
 
 impl TransitFlow {
     pub(super) fn open(id: FlowId) -> Self {
-        Self { id, floor: 1, settled: Numbers::new(), envelopes: 0 }
+        Self { id, floor: 1, settled: Numbers::new(), envelopes: 0, heard: 0, timer: 0 }
     }
 
     /// Whether nobody needs a copy of `first ..= last` any more (rule RECEIPT-3).
     pub(super) fn is_settled(&self, first: u64, last: u64) -> bool {
-        last < self.floor || self.settled.covers(first.max(self.floor), last)
+        let below = self.settled.last().is_some_and(|highest| last <= highest) && planted::is(Bug::FreedByHighest);
+        last < self.floor || below || self.settled.covers(first.max(self.floor), last)
     }
 }
 
@@ -76,12 +82,16 @@ impl Stored for TransitFlow {
             floor: self.floor,
             settled: spans_to_row(&self.settled),
             envelopes: self.envelopes,
+            heard: self.heard,
+            timer: self.timer,
         }
     }
     fn from_row(row: &stored::TransitFlow) -> Result<Self, StoreError> {
-        let damaged = || StoreError::Damaged { table: Table::TransitFlow, why: "not a flow".to_owned() };
+        let damaged = || StoreError::Damaged { table: Table::TransitFlow, why: "a field cannot hold that".to_owned() };
         let id = FlowId::from_slice(&row.flow).ok_or_else(damaged)?;
-        Ok(Self { id, floor: row.floor, settled: spans_from_row(&row.settled), envelopes: row.envelopes })
+        let settled = spans_from_row(&row.settled).ok_or_else(damaged)?;
+        let stored::TransitFlow { floor, envelopes, heard, timer, .. } = *row;
+        Ok(Self { id, floor, settled, envelopes, heard, timer })
     }
 }
 

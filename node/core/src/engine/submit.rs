@@ -14,6 +14,7 @@ use crate::flow::{OutFlow, Sealing};
 use crate::id::{Class, FlowId, MessageId, NodeId};
 use crate::limits;
 use crate::message::{Recipient, Submission};
+use crate::planted::{self, Bug};
 use crate::store::keys::Key as _;
 use crate::store::kv::{StoreError, Table};
 use crate::store::tables::FlowHandle;
@@ -87,7 +88,7 @@ impl Engine {
         let mut bytes = 0;
         let mut new = 0;
         for message in messages {
-            match self.examine(uid, message, request_hash(message, None), tx)? {
+            match self.examine(uid, message, None, tx)? {
                 Err(refusal) => return Ok(Err(refusal)),
                 Ok(Standing::New(_)) => {
                     new += 1;
@@ -99,12 +100,12 @@ impl Engine {
         Ok(self.room_in_outbox(new, bytes))
     }
 
-    /// Whether one message can be accepted, and whether it was before.
+    /// Whether one message can be accepted, and whether it was before. `whole` is the hash of a body in fragments.
     pub(super) fn examine(
         &self,
         uid: u32,
         message: &Submission,
-        hash: [u8; 32],
+        whole: Option<[u8; 32]>,
         tx: &Tx<'_>,
     ) -> Result<Result<Standing, Refusal>, StoreError> {
         if let Err(invalid) = message.check() {
@@ -119,7 +120,7 @@ impl Engine {
         };
         let Some(key) = &message.idempotency_key else { return Ok(Ok(Standing::New(to))) };
         let Some(row) = tx.get::<stored::Idempotency>(&(uid, key.clone()))? else { return Ok(Ok(Standing::New(to))) };
-        if row.request != hash.as_slice() {
+        if row.request != request_hash(message, whole).as_slice() && !planted::is(Bug::KeyNotBound) {
             return Ok(Err(Refusal::KeyReused(key.clone())));
         }
         let id = MessageId::from_slice(&row.id).ok_or_else(|| damaged(Table::Idempotency))?;
@@ -143,17 +144,24 @@ impl Engine {
         if checked || VerifyKey::parse(node).is_ok() { Ok(node) } else { Err(Refusal::BadKey(node)) }
     }
 
-    /// Whether the outbox takes so much more (rule QUOTA-1).
+    /// Whether the outbox and the disk take so much more (rules QUOTA-1, DISK-3).
     pub(super) fn room_in_outbox(&self, messages: u64, bytes: u64) -> Result<(), Refusal> {
         let full = |used, limit, unit| Refusal::OutboxFull { used, limit, unit, retry_after_ms: 1000 };
+        let limit = self.policy.outbox_bytes;
+        for (amount, limit, unit) in [(messages, self.policy.outbox_messages, "messages"), (bytes, limit, "bytes")] {
+            if amount > limit {
+                return Err(Refusal::LargerThanOutbox { amount, limit, unit });
+            }
+        }
         let used = self.counters.outbox_bytes + self.counters.staged_bytes;
         if self.counters.outbox_messages + messages > self.policy.outbox_messages {
             return Err(full(self.counters.outbox_messages, self.policy.outbox_messages, "messages"));
         }
-        if used.saturating_add(bytes) > self.policy.outbox_bytes {
-            return Err(full(used, self.policy.outbox_bytes, "bytes"));
+        if used.saturating_add(bytes) > limit {
+            return Err(full(used, limit, "bytes"));
         }
-        Ok(())
+        // What was accepted before is only named again.
+        if messages == 0 && bytes == 0 { Ok(()) } else { self.room_on_disk(bytes) }
     }
 
     /// Accepts one message that was examined: it gets its number (rule FLOW-3).
@@ -164,15 +172,14 @@ impl Engine {
         message: &Submission,
         tx: &mut Tx<'_>,
     ) -> Result<Accepted, StoreError> {
-        let hash = request_hash(message, None);
-        let to = match self.examine(uid, message, hash, tx)? {
+        let to = match self.examine(uid, message, None, tx)? {
             Ok(Standing::Repeated(accepted)) => return Ok(accepted),
             Ok(Standing::New(to)) => to,
             Err(_) => return Err(StoreError::Failed("a batch changed between its examination and acceptance".into())),
         };
         let id = self.draw_id(round);
         let letter = Letter { uid, id, to, accepted_ms: round.now.wall_ms, message };
-        self.remember_key(&letter, hash, tx);
+        self.remember_key(&letter, None, tx);
         if message.delay_ms > 0 {
             self.keep_for_later(round, &letter, None, tx);
         } else {
@@ -200,11 +207,12 @@ impl Engine {
         Ok(())
     }
 
-    /// The same key with the same request will be this message.
-    pub(super) fn remember_key(&self, letter: &Letter<'_>, hash: [u8; 32], tx: &mut Tx<'_>) {
+    /// The same key with the same request will be this message. Only with a key is a request worth its hash.
+    pub(super) fn remember_key(&self, letter: &Letter<'_>, whole: Option<[u8; 32]>, tx: &mut Tx<'_>) {
         if let Some(key) = letter.message.idempotency_key.clone() {
             let id = Bytes::copy_from_slice(&letter.id.0);
-            let (request, to) = (Bytes::copy_from_slice(&hash), Bytes::copy_from_slice(&letter.to.0));
+            let (request, to) =
+                (request_hash(letter.message, whole).to_vec().into(), Bytes::copy_from_slice(&letter.to.0));
             tx.put(&(letter.uid, key), &stored::Idempotency { id, request, to });
         }
     }
@@ -220,7 +228,9 @@ impl Engine {
         if let Some(handle) = self.open.get(&(to, class)) {
             return Ok(*handle);
         }
-        let id = FlowId { source: self.me, destination: to, class, incarnation: self.own.incarnation };
+        let before = self.own.continues.filter(|_| planted::is(Bug::ClosedFlowReopened));
+        let incarnation = before.unwrap_or(self.own.incarnation);
+        let id = FlowId { source: self.me, destination: to, class, incarnation };
         let handle = self.flows.handle_or_new(&id, &mut self.counters, tx)?;
         let mut tag_key = [0; 32];
         self.rng.fill_bytes(&mut tag_key);
@@ -293,6 +303,7 @@ impl Engine {
         shortest_ms: u64,
         tx: &mut Tx<'_>,
     ) -> Result<(), StoreError> {
+        self.clock.recorded();
         let flow = self.flows.out.get(handle, tx)?.ok_or_else(|| damaged(Table::OutFlow))?;
         let name = Name { flow: flow.id, first, count: row.count };
         let key = (handle, name.last());
@@ -301,7 +312,7 @@ impl Engine {
         row.wave = 1;
         row.accepted_wall_ms = round.now.wall_ms;
         self.set_expiry(key, &mut row, round.at.plus(shortest_ms), tx);
-        if name.flow.destination == self.me {
+        if name.flow.destination == self.me && !self.cancelling {
             self.deliver_to_self(round, name, key, row, tx)
         } else {
             self.make_due(name.flow, key, &mut row, tx);
@@ -319,11 +330,23 @@ impl Engine {
         tx: &Tx<'_>,
     ) -> Result<(), StoreError> {
         let (me, network) = (self.me, self.network);
+        let mut before = None;
+        if planted::is(Bug::EncapsulationReused)
+            && let Some(incarnation) = self.own.continues
+            && let Some(id) = self.flows.out.get(handle, tx)?.map(|flow| FlowId { incarnation, ..flow.id })
+            && let Some(handle) = self.flows.handle(&id, tx)?
+        {
+            before = self.flows.out.get(handle, tx)?.and_then(|flow| flow.sealings.last().cloned());
+        }
         let flow = self.flows.out.change(handle, tx)?.ok_or_else(|| damaged(Table::OutFlow))?;
         let fresh = flow.sealings.last().is_some_and(|sealing| {
             !Encapsulation::is_worn(round.at.since(sealing.drawn_at), first.saturating_sub(sealing.first))
         });
         if fresh || flow.id.destination == me {
+            return Ok(());
+        }
+        if let Some(before) = before {
+            flow.sealings.push(Sealing { first, drawn_at: round.at, ..before });
             return Ok(());
         }
         let drawn = Encapsulation::draw(&mut self.rng, network, me, flow.id.destination);
@@ -417,7 +440,7 @@ fn lifetime_bucket(lifetime_ms: u64) -> u32 {
 }
 
 /// What makes two requests the same: everything but the key (rule IDEM-1).
-pub(super) fn request_hash(message: &Submission, whole: Option<[u8; 32]>) -> [u8; 32] {
+fn request_hash(message: &Submission, whole: Option<[u8; 32]>) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key("waypost/request/1");
     let mut part = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_be_bytes());

@@ -3,20 +3,20 @@
 
 use bytes::Bytes;
 use prost::Message as _;
-use waypost_proto::hop::{self, retry_later::Reason};
+use waypost_proto::hop;
 use waypost_proto::stored::{self, envelope::State};
 
 use super::inbound::Verdict;
 use super::receipts::pages_of;
-use super::state::TransitFlow;
 use super::{Engine, Event, Round};
 use crate::envelope::Name;
 use crate::hop::Arrived;
 use crate::id::NodeId;
 use crate::numbers::Numbers;
+use crate::planted::{self, Bug};
 use crate::store::keys::Key as _;
 use crate::store::kv::{StoreError, Table};
-use crate::store::tables::{EnvelopeKey, FlowHandle, ReceiptRow, WordRow};
+use crate::store::tables::{EnvelopeKey, FlowHandle, ReceiptRow, WordRow, first_of};
 use crate::store::tx::Tx;
 
 /// Envelopes looked at in one scan.
@@ -31,10 +31,14 @@ impl Engine {
         arrived: Arrived,
         tx: &mut Tx<'_>,
     ) -> Result<Verdict, StoreError> {
-        let handle = self.flows.handle_or_new(&name.flow, &mut self.counters, tx)?;
-        self.flows.transit.change_or(handle, tx, || TransitFlow::open(name.flow))?;
-        let wave = self.believed_wave(name, handle, arrived.wave, tx)?;
-        if let Some(verdict) = self.known_in_transit(round, peer, name, handle, wave, tx)? {
+        let (wave, known) = match self.flows.handle(&name.flow, tx)? {
+            Some(handle) => {
+                let wave = self.believed_wave(name, handle, arrived.wave, tx)?;
+                (wave, self.known_in_transit(round, peer, name, handle, wave, tx)?)
+            }
+            None => (1, None),
+        };
+        if let Some(verdict) = known {
             return Ok(verdict);
         }
         let lifetime_ms = arrived.envelope.header().lifetime_ms;
@@ -43,17 +47,21 @@ impl Engine {
             return Ok(Verdict::Gone);
         }
         let sealed = arrived.envelope.envelope().sealed.clone();
-        if let Some(refusal) = self.room_in_transit(sealed.len() as u64) {
+        if let Some(refusal) = self.make_room(name.flow, sealed.len() as u64, tx)? {
             return Ok(refusal);
         }
+        // Not before: what is refused leaves no row behind (rule HOP-6).
+        let handle = self.flows.handle_or_new(&name.flow, &mut self.counters, tx)?;
+        self.hear_transit(round, handle, name.flow, tx)?;
         self.counters.next_body += 1;
+        self.clock.recorded();
         let mut row = stored::Envelope {
             count: name.count,
             bytes: sealed.len() as u64,
             lifetime_ms,
             body: self.counters.next_body,
             arrived: round.at.0,
-            age_ms: arrived.age_ms,
+            age_ms: if planted::is(Bug::AgeNotCarried) { 0 } else { arrived.age_ms },
             hops: arrived.hops,
             wave,
             accepted_wall_ms: round.now.wall_ms,
@@ -64,13 +72,16 @@ impl Engine {
         };
         let key = (handle, name.last());
         tx.put_raw(Table::Body, (row.body, 0u32).encode(), sealed);
-        tx.put(&key, &stored::Wave { wave });
         Self::log(&mut row, Event::TakenFrom, Some(peer), round);
+        self.dropped_passed.remove(&(name.flow, name.last()));
+        self.forget_taken(key, tx)?;
         self.set_expiry(key, &mut row, round.at.plus(lifetime_ms - arrived.age_ms), tx);
+        tx.put(&key, &stored::Wave { wave, count: name.count, timer: row.timer, from: row.from.clone() });
         self.make_due(name.flow, key, &mut row, tx);
         tx.put(&key, &row);
         self.counters.transit_envelopes += 1;
         self.counters.transit_bytes += row.bytes;
+        self.kept_in_transit(key, name.flow);
         if let Some(flow) = self.flows.transit.change(handle, tx)? {
             flow.envelopes += 1;
         }
@@ -97,13 +108,15 @@ impl Engine {
         match tx.get::<stored::Envelope>(&key)? {
             Some(mut row) => {
                 if wave > taken.wave {
-                    tx.put(&key, &stored::Wave { wave });
+                    tx.put(&key, &stored::Wave { wave, ..taken });
                     row.wave = wave;
                     self.revive(round, name.flow, key, row, tx);
                 }
+                self.had.insert(key);
                 Ok(Some(Verdict::Held))
             }
-            None if wave > taken.wave => Ok(None),
+            None if wave > taken.wave || planted::is(Bug::TakenTwiceInAWave) => Ok(None),
+            None if planted::is(Bug::HaveForATombstone) => Ok(Some(Verdict::Held)),
             None => Ok(Some(Verdict::Gone)),
         }
     }
@@ -118,9 +131,7 @@ impl Engine {
         tx: &mut Tx<'_>,
     ) {
         if row.state() == State::Standby {
-            if !row.header.is_empty() {
-                self.counters.standby = self.counters.standby.saturating_sub(1);
-            }
+            self.leave_standby(&row, tx);
             self.make_due(flow, key, &mut row, tx);
             // It has left before: it is offered, not sent.
             self.fresh_above = self.counters.next_due;
@@ -139,9 +150,8 @@ impl Engine {
         if wave <= 1 {
             return Ok(wave);
         }
-        let Some(WordRow(pages)) = tx.get::<WordRow>(&(name.flow.destination, handle))? else { return Ok(1) };
-        let named = pages
-            .pages
+        let Some(WordRow(row)) = tx.get::<WordRow>(&(name.flow.destination, handle))? else { return Ok(1) };
+        let named = pages_of(&row)
             .iter()
             .filter_map(|page| hop::WordContent::decode(page.content.clone()).ok())
             .flat_map(|word| word.waves)
@@ -150,11 +160,6 @@ impl Engine {
             .map(|range| range.wave)
             .max();
         Ok(wave.min(named.unwrap_or(1)))
-    }
-
-    pub(super) fn room_in_transit(&self, bytes: u64) -> Option<Verdict> {
-        let full = self.counters.transit_bytes.saturating_add(bytes) > self.policy.transit_bytes;
-        full.then_some(Verdict::Refused(Reason::TransitFull, None))
     }
 
     /// A relay frees what a receipt or word has ended, by numbers alone (rule RECEIPT-3).
@@ -194,17 +199,22 @@ impl Engine {
     ) -> Result<(), StoreError> {
         let mut from = first;
         loop {
-            let page = tx.scan::<stored::Envelope>(&(handle, from).encode(), &(handle, u64::MAX).encode(), PAGE)?;
+            let page = tx.scan::<stored::Wave>(&(handle, from).encode(), &(handle, u64::MAX).encode(), PAGE)?;
             let full = page.len() == PAGE;
-            for (key, row) in page {
-                let row_first = key.1 + 1 - u64::from(row.count);
+            for (key, taken) in page {
+                let row = tx.get::<stored::Envelope>(&key)?;
+                let count = row.as_ref().map_or(taken.count, |row| row.count);
+                let row_first = first_of(key, count.max(1))?;
                 if row_first > last {
                     return Ok(());
                 }
                 let settled = self.flows.transit.get(handle, tx)?.is_some_and(|flow| flow.is_settled(row_first, key.1));
                 if settled {
-                    self.drop_transit(key, &row, tx)?;
-                    tx.delete::<stored::Wave>(&key);
+                    if let Some(row) = row {
+                        self.drop_transit(key, &row, tx)?;
+                        self.clear_expiry(key, &row, tx);
+                    }
+                    self.forget_taken(key, tx)?;
                 }
                 from = key.1 + 1;
             }
@@ -214,7 +224,17 @@ impl Engine {
         }
     }
 
-    /// Removes another node's envelope; the record of its wave stays.
+    /// Removes the record of a wave taken, and what would have ended it.
+    pub(super) fn forget_taken(&mut self, key: EnvelopeKey, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        if let Some(taken) = tx.get::<stored::Wave>(&key)? {
+            let timer = stored::Envelope { timer: taken.timer, ..Default::default() };
+            self.clear_expiry(key, &timer, tx);
+            tx.delete::<stored::Wave>(&key);
+        }
+        Ok(())
+    }
+
+    /// Removes another node's envelope; the record of its wave stays, and the timer that ends both.
     pub(super) fn drop_transit(
         &mut self,
         key: EnvelopeKey,
@@ -225,27 +245,25 @@ impl Engine {
         flow.envelopes = flow.envelopes.saturating_sub(1);
         let id = flow.id;
         self.unmake_due(id, row, tx);
-        if row.state() == State::Standby {
-            self.counters.standby = self.counters.standby.saturating_sub(1);
-        }
+        self.leave_standby(row, tx);
+        self.on_top.remove(key);
         tx.delete_raw(Table::Body, (row.body, 0u32).encode());
         tx.delete::<stored::Envelope>(&key);
-        self.clear_expiry(key, row, tx);
         self.counters.transit_envelopes = self.counters.transit_envelopes.saturating_sub(1);
         self.counters.transit_bytes = self.counters.transit_bytes.saturating_sub(row.bytes);
         Ok(())
     }
 
-    /// A transit flow without envelopes, receipt and word is forgotten.
+    /// A flow whose word says that all of it has ended is forgotten at once when nothing of it is held (rule FLOW-7).
     pub(super) fn drop_idle_transit(&mut self, handle: FlowHandle, tx: &mut Tx<'_>) -> Result<(), StoreError> {
         let Some(flow) = self.flows.transit.get(handle, tx)? else { return Ok(()) };
         let (id, floor, envelopes) = (flow.id, flow.floor, flow.envelopes);
         let Some(WordRow(row)) = tx.get::<WordRow>(&(id.destination, handle))? else { return Ok(()) };
-        let word = pages_of(&row).first().and_then(|page| hop::WordContent::decode(page.content.clone()).ok());
-        let over = word.is_some_and(|word| word.closed && word.floor > word.end && floor > word.end);
+        let pages = pages_of(&row);
+        let mut words = pages.iter().filter_map(|page| hop::WordContent::decode(page.content.clone()).ok());
+        let over = words.any(|word| word.closed && word.floor > word.end && floor > word.end);
         if over && envelopes == 0 && tx.get::<ReceiptRow>(&(id.source, handle))?.is_none() {
-            tx.delete::<WordRow>(&(id.destination, handle));
-            self.flows.forget(handle, &id, self.me, tx);
+            self.forget_transit(handle, id, tx)?;
         }
         Ok(())
     }

@@ -3,9 +3,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use waypost_proto::hop::{self, frame::Kind};
+use waypost_proto::hop::{self, frame::Kind, twin::Step};
 
-use super::{Answer, Arrived, FactId, Offered, PeerFrame, Span};
+use super::{Answer, Arrived, FactId, Offered, PeerFrame, Span, TwinStep};
 use crate::engine::effect::Stream;
 use crate::envelope::Name;
 use crate::id::{Class, Incarnation, NetworkId, NodeId};
@@ -80,14 +80,26 @@ impl Decoder<'_> {
                 let word: Verified<hop::WordContent> = self.statement(word, learned)?;
                 word_within(word.content()).then_some(PeerFrame::Word(word))
             }
-            Kind::Receipt(receipt) => Some(PeerFrame::Receipt(self.statement(receipt, learned)?)),
-            Kind::Fact(fact) => Some(PeerFrame::Fact(self.statement(fact, learned)?)),
+            Kind::Receipt(receipt) => {
+                let receipt: Verified<hop::ReceiptContent> = self.statement(receipt, learned)?;
+                (receipt.content().version < limits::NUMBER_MAX).then_some(PeerFrame::Receipt(receipt))
+            }
+            Kind::Fact(fact) => {
+                let fact: Verified<hop::FactContent> = self.statement(fact, learned)?;
+                (fact.content().sequence < limits::NUMBER_MAX).then_some(PeerFrame::Fact(fact))
+            }
             Kind::RetryLater(refusal) => refusal_from_wire(&refusal),
             Kind::Custody(custody) => custody_from_wire(&custody),
             Kind::Dropped(dropped) => names_from_wire(&dropped.names).map(PeerFrame::Dropped),
             Kind::Digest(digest) => Some(PeerFrame::Digest { facts: digest.facts, hash: digest.hash.to_vec() }),
             Kind::Ids(ids) => ids_from_wire(&ids),
-            Kind::Get(get) => nodes_from_wire(&get).map(PeerFrame::Get),
+            Kind::Get(get) => get_from_wire(&get),
+            Kind::Twin(twin) => match twin.step {
+                Some(step) => twin_from_wire(step).map(PeerFrame::Twin),
+                // A step that this software does not know (rule HOP-9).
+                None => return Ok(None),
+            },
+            Kind::Shown(shown) => within_place(&shown.last).map(|last| PeerFrame::Shown { last, all: shown.all }),
             Kind::Envelope(_) | Kind::Hello(_) | Kind::Join(_) | Kind::Admitted(_) => return Err(bounds),
         };
         frame.map(Some).ok_or(bounds)
@@ -176,6 +188,8 @@ fn name_of(kind: &Kind) -> &'static str {
         Kind::Fact(_) => "fact",
         Kind::Join(_) => "join",
         Kind::Admitted(_) => "admitted",
+        Kind::Shown(_) => "shown",
+        Kind::Twin(_) => "twin",
     }
 }
 
@@ -185,7 +199,8 @@ fn credit_from_wire(credit: &hop::Credit) -> Option<PeerFrame> {
 }
 
 fn offer_from_wire(offer: &hop::Offer) -> Option<PeerFrame> {
-    if offer.items.len() > limits::OFFER_ITEMS {
+    // Offer 0 could not be answered: 0 in an answer says that it names transfers.
+    if offer.offer == 0 || offer.items.len() > limits::OFFER_ITEMS {
         return None;
     }
     let item = |item: &hop::Offered| {
@@ -224,6 +239,7 @@ fn refusal_from_wire(refusal: &hop::RetryLater) -> Option<PeerFrame> {
 fn word_within(word: &hop::WordContent) -> bool {
     let ranges = word.ended.iter().all(|range| range.first <= range.last && range.last < limits::NUMBER_MAX);
     ranges
+        && word.version < limits::NUMBER_MAX
         && word.floor <= limits::NUMBER_MAX
         && word.second_mark <= limits::NUMBER_MAX
         && word.end < limits::NUMBER_MAX
@@ -235,7 +251,6 @@ fn custody_from_wire(custody: &hop::Custody) -> Option<PeerFrame> {
     Some(PeerFrame::Custody {
         incarnation: Incarnation::from_slice(&custody.incarnation)?,
         class: Class::from_wire(custody.class)?,
-        up_to: custody.up_to,
         ranges,
         durable_sequence: custody.durable_sequence,
     })
@@ -249,9 +264,33 @@ fn names_from_wire(names: &[hop::EnvelopeName]) -> Option<Vec<Name>> {
 fn ids_from_wire(ids: &hop::Ids) -> Option<PeerFrame> {
     (ids.facts.len() <= limits::FACTS).then_some(())?;
     let id = |id: &hop::FactId| {
-        Some(FactId { node: NodeId::from_slice(&id.node)?, counter: id.counter, sequence: id.sequence })
+        let random = if id.random.is_empty() { None } else { Some(id.random.as_ref().try_into().ok()?) };
+        Some(FactId { node: NodeId::from_slice(&id.node)?, counter: id.counter, random, sequence: id.sequence })
     };
     ids.facts.iter().map(id).collect::<Option<_>>().map(PeerFrame::Ids)
+}
+
+fn get_from_wire(get: &hop::Get) -> Option<PeerFrame> {
+    match &get.receipts {
+        Some(wanted) => within_place(&wanted.above).map(|above| PeerFrame::ReceiptsWanted { above }),
+        None => nodes_from_wire(get).map(PeerFrame::Get),
+    }
+}
+
+fn twin_from_wire(step: Step) -> Option<TwinStep> {
+    let within = |signed: &hop::Signed| signed.content.len() <= 256 && signed.signature.len() == 64;
+    match step {
+        Step::Draw(_) => Some(TwinStep::Draw),
+        Step::Drawn(challenge) => challenge.as_ref().try_into().ok().map(TwinStep::Drawn),
+        Step::Sign(challenge) => challenge.as_ref().try_into().ok().map(TwinStep::Sign),
+        Step::Signed(signed) => Some(signed).filter(within).map(TwinStep::Signed),
+        Step::Proof(signed) => Some(signed).filter(within).map(TwinStep::Proof),
+    }
+}
+
+/// A place in another node's table, handed back as it came.
+fn within_place(bytes: &[u8]) -> Option<Vec<u8>> {
+    (bytes.len() <= 64).then(|| bytes.to_vec())
 }
 
 fn nodes_from_wire(get: &hop::Get) -> Option<Vec<NodeId>> {

@@ -1,9 +1,9 @@
 //! Frames as they are sent: one function a kind.
 
 use bytes::Bytes;
-use waypost_proto::hop::{self, frame::Kind};
+use waypost_proto::hop::{self, frame::Kind, twin::Step};
 
-use super::{Answer, FactId, Span};
+use super::{Answer, FactId, Span, TwinStep};
 use crate::envelope::Name;
 use crate::id::{Class, Incarnation, NodeId};
 
@@ -73,7 +73,6 @@ pub fn retry_later(
 pub fn custody(
     giver: Incarnation,
     class: Class,
-    up_to: u64,
     ranges: &[Span],
     taker: Incarnation,
     durable_sequence: u64,
@@ -81,7 +80,6 @@ pub fn custody(
     frame(Kind::Custody(hop::Custody {
         incarnation: Bytes::copy_from_slice(&giver.to_bytes()),
         class: class.to_wire(),
-        up_to,
         ranges: ranges.iter().map(|(first, last)| hop::Range { first: *first, last: *last }).collect(),
         taker_incarnation: Bytes::copy_from_slice(&taker.to_bytes()),
         durable_sequence,
@@ -95,6 +93,7 @@ pub fn ids(facts: &[FactId]) -> Box<hop::Frame> {
         node: Bytes::copy_from_slice(&id.node.0),
         counter: id.counter,
         sequence: id.sequence,
+        random: id.random.map(|random| Bytes::copy_from_slice(&random)).unwrap_or_default(),
     });
     frame(Kind::Ids(hop::Ids { facts: facts.collect() }))
 }
@@ -103,5 +102,37 @@ pub fn ids(facts: &[FactId]) -> Box<hop::Frame> {
 #[must_use]
 pub fn get(nodes: &[NodeId]) -> Box<hop::Frame> {
     let facts = nodes.iter().map(|node| Bytes::copy_from_slice(&node.0)).collect();
-    frame(Kind::Get(hop::Get { facts }))
+    frame(Kind::Get(hop::Get { facts, receipts: None }))
+}
+
+/// Own receipts wanted.
+#[must_use]
+pub fn receipts_wanted(above: &[u8]) -> Box<hop::Frame> {
+    let receipts = Some(hop::ReceiptsWanted { above: Bytes::copy_from_slice(above) });
+    frame(Kind::Get(hop::Get { facts: Vec::new(), receipts }))
+}
+
+/// A step in telling twins apart.
+#[must_use]
+pub fn twin(step: TwinStep) -> Box<hop::Frame> {
+    let step = match step {
+        TwinStep::Draw => Step::Draw(true),
+        TwinStep::Drawn(challenge) => Step::Drawn(Bytes::copy_from_slice(&challenge)),
+        TwinStep::Sign(challenge) => Step::Sign(Bytes::copy_from_slice(&challenge)),
+        TwinStep::Signed(signed) => Step::Signed(signed),
+        TwinStep::Proof(signed) => Step::Proof(signed),
+    };
+    frame(Kind::Twin(hop::Twin { step: Some(step) }))
+}
+
+/// Those were all, or all for now.
+#[must_use]
+pub fn shown(last: &[u8], all: bool) -> Box<hop::Frame> {
+    frame(Kind::Shown(hop::Shown { last: Bytes::copy_from_slice(last), all }))
+}
+
+/// Standby copies given up: at most `limits::OFFER_ITEMS`.
+#[must_use]
+pub fn dropped(names: &[Name]) -> Box<hop::Frame> {
+    frame(Kind::Dropped(hop::Dropped { names: names.iter().map(Name::to_wire).collect() }))
 }

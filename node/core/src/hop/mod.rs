@@ -8,6 +8,7 @@ use waypost_proto::hop;
 
 use crate::envelope::Name;
 use crate::id::{Class, Incarnation, NodeId};
+use crate::trust::twin::Challenge;
 use crate::trust::{Verified, VerifiedEnvelope};
 
 /// The numbers `first ..= last`.
@@ -61,9 +62,7 @@ pub enum PeerFrame {
         incarnation: Incarnation,
         /// Which class.
         class: Class,
-        /// All transfers up to here.
-        up_to: u64,
-        /// And these.
+        /// The transfers, and no others.
         ranges: Vec<Span>,
         /// The taker's commit.
         durable_sequence: u64,
@@ -81,8 +80,37 @@ pub enum PeerFrame {
     Ids(Vec<FactId>),
     /// Facts wanted.
     Get(Vec<NodeId>),
+    /// Its own receipts wanted, above this place of ours; empty: from the first.
+    ReceiptsWanted {
+        /// Of a `Shown` before.
+        above: Vec<u8>,
+    },
+    /// On the way to tell twins apart.
+    Twin(TwinStep),
+    /// Its answer to that is over.
+    Shown {
+        /// Where the rest begins.
+        last: Vec<u8>,
+        /// There is no rest.
+        all: bool,
+    },
     /// A fact.
     Fact(Verified<hop::FactContent>),
+}
+
+/// A step in telling twins apart (rule TWIN-2).
+#[derive(Clone, Debug)]
+pub enum TwinStep {
+    /// Draw a challenge.
+    Draw,
+    /// Drawn by the sender of the frame.
+    Drawn(Challenge),
+    /// Sign this one, drawn by another process of your key.
+    Sign(Challenge),
+    /// Signed by the sender of the frame.
+    Signed(hop::Signed),
+    /// What you drew was signed by another process of your key.
+    Proof(hop::Signed),
 }
 
 /// An envelope as it came.
@@ -141,6 +169,8 @@ pub struct FactId {
     pub node: NodeId,
     /// Start counter of its incarnation.
     pub counter: u64,
+    /// The random part of its incarnation; `None` from a node that does not tell it.
+    pub random: Option<[u8; 8]>,
     /// Its number.
     pub sequence: u64,
 }

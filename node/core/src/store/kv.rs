@@ -11,13 +11,16 @@ use bytes::Bytes;
 pub enum Table {
     /// Single rows: incarnation, counters, totals, clock anchor. Cap: the names in `tables::MetaName`.
     Meta = 1,
-    /// Flow to local handle. Cap and end: as the flow row it points to.
+    /// Flow to local handle. Cap and end: as the flow row it points to; of a flow that a predecessor names and nothing
+    /// came of, as the `Waiting` rows that need it.
     FlowIndex = 2,
-    /// Flows this node is the source of. Ends when all its messages' ladders are forgotten.
+    /// Flows this node is the source of. Ends when all its messages' ladders are forgotten and its last word was echoed
+    /// or told for long enough (rule FLOW-4).
     OutFlow = 3,
     /// The duplicate filter. The one table without an end: about 50 bytes for a flow that is through.
     InFlow = 4,
-    /// Flows carried for others. Ends with the last envelope or receipt of the flow.
+    /// Flows carried for others. Capped by `limits::TRANSIT_FLOWS`; ends when nothing of the flow is held and nothing
+    /// was heard of it for a while (rule FLOW-7).
     TransitFlow = 5,
     /// Envelopes this node answers for, by flow and last number. Capped by the outbox and transit quotas.
     Envelope = 6,
@@ -41,11 +44,13 @@ pub enum Table {
     Tags = 15,
     /// Bodies of which fragments are missing. Ends with the last fragment or by idling.
     Partial = 16,
-    /// The newest receipt of a flow, as signed. At the source and on relays. Ends with the flow.
+    /// The newest receipt of a flow, as signed. At the source and on relays. One row a flow; ends with the flow, on relays
+    /// when the source's word has passed it.
     Receipt = 17,
-    /// The newest word of a flow, as signed, at everybody but the source. Ends with the flow.
+    /// The newest word of a flow, as signed, on relays. One row a flow; ends with the flow.
     Word = 18,
-    /// The highest wave taken of an envelope. Ends with receipt or expiry.
+    /// The highest wave taken of an envelope of others, also after its copy was given up. Ends with receipt, word or
+    /// expiry: each has a row in `Timer`.
     Taken = 19,
     /// The newest fact of a node, as signed. Capped by `limits::FACTS`.
     Fact = 20,
@@ -65,11 +70,13 @@ pub enum Table {
     Waiting = 27,
     /// Messages accepted and not yet due. Capped by the outbox; ends when due.
     Delayed = 28,
+    /// Others' standby copies in the order in which they became it. One row a standby copy.
+    Standby = 29,
 }
 
 impl Table {
     /// All tables in the order of their numbers.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Meta,
         Self::FlowIndex,
         Self::OutFlow,
@@ -98,11 +105,12 @@ impl Table {
         Self::Order,
         Self::Waiting,
         Self::Delayed,
+        Self::Standby,
     ];
 }
 
-/// Why the store could not do what was asked. All of them end the process: what was not acknowledged is
-/// indeterminate, and only reading the disk again tells (rule STORE-3).
+/// Why the store could not do what was asked. All but a damaged row of `Table::Body` (rule DAMAGE-1) end the process:
+/// what was not acknowledged is indeterminate, and only reading the disk again tells (rule STORE-3).
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The disk or the database refused.

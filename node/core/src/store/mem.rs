@@ -20,6 +20,11 @@ impl MemKv {
         self.tables.iter().flat_map(|(table, rows)| rows.iter().map(|(key, value)| (*table, key.as_slice(), value)))
     }
 
+    /// The rows of one table, in the order of keys.
+    pub fn table(&self, table: Table) -> impl Iterator<Item = (&[u8], &Bytes)> {
+        self.tables.get(&table).into_iter().flatten().map(|(key, value)| (key.as_slice(), value))
+    }
+
     /// Bytes of all keys and values.
     #[must_use]
     pub fn bytes(&self) -> u64 {

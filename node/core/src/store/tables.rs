@@ -100,15 +100,30 @@ pub type WaitingKey = (FlowHandle, u64, FlowHandle, u64);
 /// A body and the place of a part in it.
 pub type BodyKey = (u64, u32);
 
+/// The first number of the envelope that stands under a key and carries `count`.
+///
+/// # Errors
+/// When it cannot carry so many: its row is damaged.
+pub fn first_of((_, last): EnvelopeKey, count: u32) -> Result<u64, StoreError> {
+    let first = last.saturating_add(1).checked_sub(u64::from(count)).filter(|first| *first > 0);
+    first.ok_or_else(|| StoreError::Damaged {
+        table: Table::Envelope,
+        why: format!("{count} numbers cannot end with {last}"),
+    })
+}
+
 /// Names of single rows.
 pub mod meta {
     /// [`super::stored::Counters`].
     pub const COUNTERS: &str = "counters";
     /// [`super::stored::Start`].
     pub const START: &str = "start";
+    /// [`super::stored::Alarms`].
+    pub const ALARMS: &str = "alarms";
 }
 
 record!(stored::Counters, Meta, String);
+record!(stored::Alarms, Meta, String);
 record!(stored::Handle, FlowIndex, (FlowId,));
 record!(stored::OutFlow, OutFlow, (FlowHandle,));
 record!(stored::InFlow, InFlow, (FlowHandle,));
@@ -144,6 +159,10 @@ named!(
 named!(
     /// The newest word of a flow, by destination.
     WordRow, stored::Pages, Word, (NodeId, FlowHandle)
+);
+named!(
+    /// A standby copy of another node's envelope.
+    StandbyRow, stored::Place, Standby, (u64,)
 );
 named!(
     /// The newest fact of a node.

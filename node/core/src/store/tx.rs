@@ -6,9 +6,11 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
+use super::keys::Key as _;
 use super::kv::{Batch, Kv, Pair, StoreError, Table};
-use super::tables::Record;
+use super::tables::{BodyKey, Record};
 use crate::engine::effect::Effect;
+use crate::planted::{self, Bug};
 
 /// Writes and effects of one or more steps, not yet on disk.
 pub struct Tx<'kv> {
@@ -60,6 +62,9 @@ impl<'kv> Tx<'kv> {
 
     /// An effect that says something about what is stored: it leaves after the sync.
     pub fn claim(&mut self, effect: Effect) {
+        if planted::is(Bug::ClaimsLeaveAsHints) {
+            return self.hint(effect);
+        }
         self.claims.push(effect);
     }
 
@@ -89,6 +94,18 @@ impl<'kv> Tx<'kv> {
             return Ok(value.clone());
         }
         self.kv.get(table, key)
+    }
+
+    /// A part of a body. One that cannot be read back is as good as missing: whoever needed it reports it (rule
+    /// DAMAGE-1). Bodies are read in no other way, and never scanned: one bad block must not take the node down.
+    ///
+    /// # Errors
+    /// When the store failed.
+    pub fn body(&self, key: BodyKey) -> Result<Option<Bytes>, StoreError> {
+        match self.get_raw(Table::Body, &key.encode()) {
+            Err(StoreError::Damaged { table: Table::Body, .. }) => Ok(None),
+            found => found,
+        }
     }
 
     /// Sets a key.

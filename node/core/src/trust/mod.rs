@@ -6,8 +6,10 @@
 pub mod hash;
 pub mod keys;
 pub mod membership;
+pub mod proofs;
 pub mod seal;
 pub mod sign;
+pub mod twin;
 pub mod verified;
 
 pub use keys::{NodeKey, VerifyKey};
@@ -15,6 +17,7 @@ pub use membership::{
     Admissible, Admission, AdmissionClock, AdmitError, Founding, Invitation, Member, Roster, Terms, Token, TokenError,
     examine, found, verify_chain,
 };
+pub use proofs::Proofs;
 pub use seal::{Encapsulation, OpenError, Roots, SealError, VerifiedEnvelope};
 pub use sign::{Label, signed_bytes};
 pub use verified::{Statement, Verified};

@@ -59,7 +59,8 @@ impl<T: Statement> Verified<T> {
     pub fn check(roster: &Roster, signed: hop::Signed) -> Result<Self, TrustError> {
         let (content, signer) = decode::<T>(&signed)?;
         let member = roster.member(&signer).ok_or(TrustError::NotAMember(signer))?;
-        member.key().verify(T::LABEL, roster.network(), &signed.content, &signed.signature)?;
+        let place = (T::LABEL, roster.network());
+        roster.proofs().verify(member.key(), place, &signed.content, &signed.signature)?;
         Ok(Self { content, signer, signed })
     }
 
@@ -71,7 +72,8 @@ impl<T: Statement> Verified<T> {
         let signed = attested.object.ok_or(TrustError::Malformed(T::LABEL.noun()))?;
         let (content, signer) = decode::<T>(&signed)?;
         let key = roster.key_of(signer)?;
-        key.verify(T::LABEL, roster.network(), &signed.content, &signed.signature)?;
+        let place = (T::LABEL, roster.network());
+        roster.proofs().verify(&key, place, &signed.content, &signed.signature)?;
         roster.admit_chain(signer, &attested.chain)?;
         Ok(Self { content, signer, signed })
     }

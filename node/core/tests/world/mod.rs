@@ -9,6 +9,7 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::sync::Mutex;
 
 use bytes::Bytes;
@@ -22,6 +23,7 @@ use waypost_core::id::{Class, MessageId, NetworkId, NodeId};
 use waypost_core::limits;
 use waypost_core::message::{Recipient, Submission};
 use waypost_core::policy::Policy;
+use waypost_core::store::kv::{Batch, Kv, Pair, StoreError, Table};
 use waypost_core::store::mem::MemKv;
 use waypost_core::store::tx::{Tx, commit};
 use waypost_core::time::Now;
@@ -32,6 +34,8 @@ use waypost_proto::hop;
 pub struct Host {
     pub key: NodeKey,
     pub kv: MemKv,
+    /// Rows that cannot be read: their blocks' checksums do not match.
+    pub rotten: BTreeSet<(Table, Vec<u8>)>,
     pub engine: Option<Engine>,
     pub policy: Policy,
     chain: Vec<hop::Signed>,
@@ -42,6 +46,44 @@ pub struct Host {
     pub parts: Vec<(u64, u32, Option<Bytes>)>,
     pub settled: BTreeSet<u64>,
     pub replies: BTreeMap<RequestId, Reply>,
+    /// Why it stopped for good, by itself.
+    pub stopped: Option<String>,
+    /// What its owner was told.
+    pub alarms: Vec<String>,
+    /// The disk, and the seed of its randomness, at its last start: for a twin.
+    born: (MemKv, [u8; 32]),
+}
+
+/// What an engine reads: a disk with bad blocks. Deleting a row needs no reading.
+struct Disk<'a> {
+    kv: &'a MemKv,
+    rotten: &'a BTreeSet<(Table, Vec<u8>)>,
+}
+
+impl Disk<'_> {
+    fn check(&self, table: Table, key: &[u8]) -> Result<(), StoreError> {
+        if self.rotten.contains(&(table, key.to_vec())) && self.kv.get(table, key)?.is_some() {
+            return Err(StoreError::Damaged { table, why: "its block's checksum does not match".to_owned() });
+        }
+        Ok(())
+    }
+}
+
+impl Kv for Disk<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.check(table, key)?;
+        self.kv.get(table, key)
+    }
+
+    fn scan(&self, table: Table, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Pair>, StoreError> {
+        let found = self.kv.scan(table, from, to, limit)?;
+        found.iter().try_for_each(|(key, _)| self.check(table, key))?;
+        Ok(found)
+    }
+
+    fn commit(&mut self, _: Batch) -> Result<(), StoreError> {
+        Err(StoreError::Failed("this is for reading".to_owned()))
+    }
 }
 
 /// Hosts and the frames between them.
@@ -59,6 +101,8 @@ pub struct World {
     pub log: Vec<(usize, usize, hop::Frame)>,
     /// Whether a frame that does not decode is dropped, as a connection would be, and not the end of the test.
     pub tolerant: bool,
+    /// Connections a host ended of its own accord, and why.
+    pub disconnects: Vec<(usize, &'static str)>,
 }
 
 impl World {
@@ -78,6 +122,7 @@ impl World {
             carried: BTreeMap::new(),
             log: Vec::new(),
             tolerant: false,
+            disconnects: Vec::new(),
         };
         let mut founder = Roster::new(founding.network);
         founder.admit_chain(keys[0].id(), std::slice::from_ref(&founding.certificate)).unwrap();
@@ -87,6 +132,7 @@ impl World {
             let host = Host {
                 chain,
                 kv: MemKv::default(),
+                rotten: BTreeSet::new(),
                 engine: None,
                 policy: Policy::default(),
                 roster: Mutex::new(Roster::new(founding.network)),
@@ -95,6 +141,9 @@ impl World {
                 parts: Vec::new(),
                 settled: BTreeSet::new(),
                 replies: BTreeMap::new(),
+                alarms: Vec::new(),
+                stopped: None,
+                born: Default::default(),
                 key,
             };
             world.hosts.push(host);
@@ -120,19 +169,62 @@ impl World {
         self.hosts[host].key.id()
     }
 
+    pub fn chain(&self, host: usize) -> Vec<hop::Signed> {
+        self.hosts[host].chain.clone()
+    }
+
     /// Starts a host over what its disk holds.
     pub fn start(&mut self, host: usize) {
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);
+        self.start_with(host, seed);
+    }
+
+    fn start_with(&mut self, host: usize, seed: [u8; 32]) {
         let this = &mut self.hosts[host];
+        this.born = (this.kv.clone(), seed);
         let key = NodeKey::from_seed(&this.key.seed());
-        let identity = Identity { key, network: self.network, chain: this.chain.clone(), seed };
-        let (engine, outcome) = Engine::recover(identity, this.policy.clone(), &this.kv, self.now).unwrap();
+        let identity = Identity { key, network: self.network, chain: this.chain.clone(), proofs: Arc::default(), seed };
+        let disk = Disk { kv: &this.kv, rotten: &this.rotten };
+        let (engine, outcome) = Engine::recover(identity, this.policy.clone(), &disk, self.now).unwrap();
         commit(&mut this.kv, outcome).unwrap();
         this.engine = Some(engine);
         this.roster = Mutex::new(Roster::new(self.network));
         this.roots = Mutex::new(Roots::default());
         this.deliveries.clear();
+    }
+
+    /// Another machine resumed from a snapshot of a host taken right after its last start: same key, same disk, same
+    /// incarnation, same randomness. Returns its number.
+    pub fn clone_of(&mut self, host: usize) -> usize {
+        let (kv, seed) = self.hosts[host].born.clone();
+        let twin = self.copy_of(host, kv);
+        self.start_with(twin, seed);
+        twin
+    }
+
+    /// A host with the same key on another disk, not started.
+    pub fn copy_of(&mut self, host: usize, kv: MemKv) -> usize {
+        let this = &self.hosts[host];
+        let copy = Host {
+            key: NodeKey::from_seed(&this.key.seed()),
+            kv,
+            rotten: BTreeSet::new(),
+            engine: None,
+            policy: this.policy.clone(),
+            chain: this.chain.clone(),
+            roster: Mutex::new(Roster::new(self.network)),
+            roots: Mutex::new(Roots::default()),
+            deliveries: BTreeMap::new(),
+            parts: Vec::new(),
+            settled: BTreeSet::new(),
+            replies: BTreeMap::new(),
+            alarms: Vec::new(),
+            stopped: None,
+            born: Default::default(),
+        };
+        self.hosts.push(copy);
+        self.hosts.len() - 1
     }
 
     /// Ends a host at once, between two commits. Its neighbours notice.
@@ -157,7 +249,6 @@ impl World {
                 continues: hello.continues,
                 durable_sequence: hello.durable_sequence,
                 nonce: hello.nonce,
-                awaits_from: [1; 3],
                 wall_ms: self.now.wall_ms,
             };
             let (transport, address) = ("tcp", String::new());
@@ -192,7 +283,8 @@ impl World {
         let now = self.now;
         let this = &mut self.hosts[host];
         let Some(engine) = this.engine.as_mut() else { return };
-        let mut tx = Tx::new(&this.kv);
+        let disk = Disk { kv: &this.kv, rotten: &this.rotten };
+        let mut tx = Tx::new(&disk);
         for input in inputs {
             engine.step(input, now, &mut tx).unwrap();
         }
@@ -209,8 +301,11 @@ impl World {
         let this = &mut self.hosts[host];
         match effect {
             Effect::Send { peer, session, stream, frame } => {
-                let to = self.hosts.iter().position(|other| other.key.id() == peer).unwrap();
-                if self.sessions.get(&(host.min(to), host.max(to))) == Some(&session) {
+                // By the session, not by the key: hosts may share one.
+                let ends = self.sessions.iter().find(|(_, of)| **of == session).map(|(ends, _)| *ends);
+                if let Some((a, b)) = ends {
+                    let to = if a == host { b } else { a };
+                    assert_eq!(self.hosts[to].key.id(), peer);
                     self.wire.push_back((host, to, session, stream, frame));
                 }
             }
@@ -220,9 +315,14 @@ impl World {
             Effect::Deliver { consumer, deliveries } => this.deliveries.entry(consumer).or_default().extend(deliveries),
             Effect::BodyPart { delivery, index, bytes, .. } => this.parts.push((delivery, index, bytes)),
             Effect::Settled { deliveries, .. } => this.settled.extend(deliveries),
-            Effect::Disconnect { .. } | Effect::Staged { .. } | Effect::Certify { .. } => {}
+            Effect::Disconnect { why, .. } => self.disconnects.push((host, why)),
+            Effect::Staged { .. } | Effect::Certify { .. } | Effect::Renew { .. } => {}
+            Effect::RaiseAlarm { why } => this.alarms.push(why),
             Effect::EndConsumer { refusal, .. } => panic!("{refusal}"),
-            Effect::Stop { why } => panic!("{why}"),
+            Effect::Stop { why } => {
+                this.engine = None;
+                this.stopped = Some(why);
+            }
         }
     }
 
@@ -243,6 +343,20 @@ impl World {
         inputs.extend(decoded.frame.map(|frame| Input::FrameArrived { peer, session, frame: Box::new(frame) }));
         self.round(to, inputs);
         true
+    }
+
+    /// Carries all frames on their way to a host in one round.
+    pub fn carry_together(&mut self, to: usize) {
+        let (here, others) = std::mem::take(&mut self.wire).into_iter().partition(|(_, at, ..)| *at == to);
+        self.wire = others;
+        let here: VecDeque<_> = here;
+        let mut inputs = Vec::new();
+        for (from, _, session, stream, frame) in here {
+            let peer = self.id(from);
+            let frame = self.decode(to, *frame, stream).unwrap().frame;
+            inputs.extend(frame.map(|frame| Input::FrameArrived { peer, session, frame: Box::new(frame) }));
+        }
+        self.round(to, inputs);
     }
 
     /// What a host makes of a frame.

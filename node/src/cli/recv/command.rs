@@ -25,7 +25,7 @@ impl<'a> Commands<'a> {
     /// Runs nothing yet.
     #[must_use]
     pub fn new(command: &'a str, context: &'a Context) -> Self {
-        Self { command, socket: context.named_socket.as_deref(), json: context.json }
+        Self { command, socket: context.socket_flag.as_deref(), json: context.json }
     }
 
     /// Runs the command with a message.

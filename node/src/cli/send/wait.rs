@@ -10,7 +10,7 @@ use crate::cli::Context;
 use crate::cli::args::{SendArgs, WaitFor};
 use crate::cli::connect::Client;
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::output::json;
+use crate::cli::output::{exact, json};
 
 /// Messages waited for at the same time.
 const AT_ONCE: usize = 64;
@@ -67,7 +67,7 @@ fn judge(trace: &wire::TraceResponse, level: wire::Level, timeout: Option<Durati
     } else if trace.ended && !UNDER_WAY.contains(&trace.state.as_str()) {
         Err(Failure::failed(format!("message {} was not {wanted}: it ended {}", trace.id, trace.state)))
     } else {
-        let within = timeout.map(|timeout| format!(" within {} ms", timeout.as_millis())).unwrap_or_default();
+        let within = timeout.map(|timeout| format!(" within {}", exact(timeout))).unwrap_or_default();
         let message = format!(
             "message {} is {}, not {wanted}{within}: the message stays and goes on by itself; see `waypost trace {}`",
             trace.id, trace.state, trace.id

@@ -148,6 +148,10 @@ impl<'a> Certificate<'a> {
         Ok(Self { network, signed, subject, issuer, content })
     }
 
+    pub(super) fn signed(&self) -> &hop::Signed {
+        self.signed
+    }
+
     /// Whether it is, to the byte, the one this member is known by.
     pub(super) fn is_of(&self, member: &Member) -> bool {
         member.certificate() == self.signed

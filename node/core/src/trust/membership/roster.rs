@@ -1,12 +1,13 @@
 //! The members this node knows, each certificate checked once (rule TRUST-10). Forgets nobody; grows to a stated cap.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use waypost_proto::hop;
 
 use super::chain::{Member, verify_chain_knowing};
 use crate::id::{NetworkId, NodeId};
-use crate::trust::{TrustError, VerifyKey};
+use crate::trust::{Proofs, TrustError, VerifyKey};
 
 /// Known members of one network.
 #[derive(Clone, Debug)]
@@ -14,6 +15,7 @@ pub struct Roster {
     network: NetworkId,
     capacity: usize,
     members: BTreeMap<NodeId, Member>,
+    proofs: Arc<Proofs>,
 }
 
 impl Roster {
@@ -29,7 +31,19 @@ impl Roster {
     /// A roster that holds at most `capacity` members.
     #[must_use]
     pub fn with_capacity(network: NetworkId, capacity: usize) -> Self {
-        Self { network, capacity, members: BTreeMap::new() }
+        Self { network, capacity, members: BTreeMap::new(), proofs: Arc::default() }
+    }
+
+    /// A roster of nobody that believes the signatures that somebody else has verified.
+    #[must_use]
+    pub fn trusting(network: NetworkId, proofs: Arc<Proofs>) -> Self {
+        Self { proofs, ..Self::new(network) }
+    }
+
+    /// The signatures that held.
+    #[must_use]
+    pub fn proofs(&self) -> &Proofs {
+        &self.proofs
     }
 
     /// The network whose members are here.
@@ -54,8 +68,10 @@ impl Roster {
 
     fn admit_new(&mut self, subject: NodeId, chain: &[hop::Signed]) -> Result<Member, TrustError> {
         let member = verify_chain_knowing(self.network, subject, chain, |certificate| {
-            self.members.get(&certificate.subject).filter(|known| certificate.is_of(known)).cloned()
+            let known = self.members.get(&certificate.subject).filter(|known| certificate.is_of(known)).cloned();
+            known.or_else(|| self.proofs.member(self.network, certificate.signed()))
         })?;
+        member.lineage().for_each(|one| self.proofs.remember(one));
         self.remember(&member)?;
         Ok(member)
     }
