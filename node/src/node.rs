@@ -36,10 +36,13 @@ use crate::systemd;
 const BUILD_MS: u64 = 1_795_305_600_000;
 /// How often deletions that lie in memory are brought to disk, so that their space comes back.
 const UPKEEP: Duration = Duration::from_secs(30);
-/// On a disk with little room deletions are brought to it every so many measures.
-const LOOKS_PER_UPKEEP: u64 = 5;
+/// The same on a disk with too little room.
+const UPKEEP_LOW: Duration = Duration::from_secs(5);
 /// How often the free space of the disk is measured.
 const SPACE: Duration = Duration::from_secs(1);
+/// The same with less than [`SCARCE`] above the reserve, where each measure lets more mail in.
+const SPACE_SCARCE: Duration = Duration::from_millis(200);
+const SCARCE: u64 = 1 << 30;
 /// How long a node that was told to stop may take; less than a service manager waits before it kills.
 const STOP: Duration = Duration::from_secs(9);
 
@@ -110,7 +113,7 @@ pub async fn run(config: RunConfig) -> Result<(), RunError> {
 
     let (inputs, receiver) = Inputs::new();
     // First of all: on a full disk nothing may be accepted, however early it comes (rule DISK-3).
-    if let Some(input) = space_now(&ballast) {
+    if let Some(input) = space_now(&ballast, &upkeep) {
         inputs.try_push(input).map_err(|_| RunError::failed("the engine is not there"))?;
     }
     let info = node_info(&config, started, &upkeep);
@@ -133,8 +136,8 @@ pub async fn run(config: RunConfig) -> Result<(), RunError> {
         .map_err(RunError::failed)?;
     let low = Arc::new(Notify::new());
     let keeping = [
-        tokio::spawn(keep_up(upkeep, Arc::clone(&low))),
-        tokio::spawn(watch_space(ballast, watching, low)),
+        tokio::spawn(keep_up(upkeep.clone(), Arc::clone(&low))),
+        tokio::spawn(watch_space(ballast, upkeep, watching, low)),
         tokio::spawn(systemd::feed_watchdog(driver.counters(), clock)),
     ];
     let (data, socket) = (config.data.display(), config.socket.path.display());
@@ -256,13 +259,14 @@ async fn keep_up(upkeep: Upkeep, low: Arc<Notify>) {
     let mut ticks = tokio::time::interval(UPKEEP);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = low.notified() => {}
-        }
+        let is_low = tokio::select! {
+            _ = ticks.tick() => false,
+            () = low.notified() => true,
+        };
         let upkeep = upkeep.clone();
         let _ = tokio::task::spawn_blocking(move || {
-            if let Err(error) = upkeep.free_deleted() {
+            let freed = upkeep.free_deleted().and_then(|()| if is_low { upkeep.compact_deleted() } else { Ok(()) });
+            if let Err(error) = freed {
                 tracing::warn!(why = %error, "space could not be brought back");
             }
         })
@@ -271,19 +275,22 @@ async fn keep_up(upkeep: Upkeep, low: Arc<Notify>) {
 }
 
 /// Tells the engine what room the disk has, and whoever frees space that there is little.
-async fn watch_space(ballast: Ballast, inputs: Inputs, low: Arc<Notify>) {
-    let mut ticks = tokio::time::interval(SPACE);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    for look in 0u64.. {
-        ticks.tick().await;
-        let ballast = ballast.clone();
-        let looked = tokio::task::spawn_blocking(move || space_now(&ballast));
+async fn watch_space(ballast: Ballast, upkeep: Upkeep, inputs: Inputs, low: Arc<Notify>) {
+    let mut last_low: Option<Instant> = None;
+    let mut pause = SPACE;
+    loop {
+        tokio::time::sleep(pause).await;
+        let (ballast, upkeep) = (ballast.clone(), upkeep.clone());
+        let looked = tokio::task::spawn_blocking(move || space_now(&ballast, &upkeep));
         let Ok(Some(input)) = looked.await else { continue };
-        if let Input::SpaceChanged { free_bytes, reserve_bytes } = input
-            && free_bytes < reserve_bytes
-            && look % LOOKS_PER_UPKEEP == 0
-        {
-            low.notify_one();
+        if let Input::SpaceChanged { free_bytes, reserve_bytes } = input {
+            pause = if free_bytes < reserve_bytes.saturating_add(SCARCE) { SPACE_SCARCE } else { SPACE };
+            // As long as a disk that was full is not yet taken from again (rule DISK-3).
+            let enough = reserve_bytes.saturating_add(reserve_bytes / 8);
+            if free_bytes < enough && last_low.is_none_or(|at| at.elapsed() >= UPKEEP_LOW) {
+                last_low = Some(Instant::now());
+                low.notify_one();
+            }
         }
         if inputs.push(input).await.is_err() {
             return;
@@ -291,12 +298,16 @@ async fn watch_space(ballast: Ballast, inputs: Inputs, low: Arc<Notify>) {
     }
 }
 
-/// Measures what the engine should know. What cannot be measured changes nothing.
-fn space_now(ballast: &Ballast) -> Option<Input> {
-    let measured = ballast.look();
-    let room =
-        measured.inspect_err(|error| tracing::warn!("the disk's free space cannot be measured: {error}")).ok()?;
-    Some(Input::SpaceChanged { free_bytes: room.free, reserve_bytes: room.reserve })
+/// Measures what the engine should know: what the database owes the disk is kept back as well. What cannot be measured
+/// changes nothing.
+fn space_now(ballast: &Ballast, upkeep: &Upkeep) -> Option<Input> {
+    let measure = || -> std::io::Result<Input> {
+        // In this order: what was owed a moment ago has been written by then.
+        let owed = upkeep.owed_bytes()?;
+        let room = ballast.look()?;
+        Ok(Input::SpaceChanged { free_bytes: room.free, reserve_bytes: room.reserve.saturating_add(owed) })
+    };
+    measure().inspect_err(|error| tracing::warn!("the disk's room cannot be measured: {error}")).ok()
 }
 
 /// Where effects go. Nothing here waits: it runs on the engine's thread.

@@ -8,9 +8,9 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, ChecksumType, ColumnFamily, ColumnFamilyDescriptor, DB,
-    DBCompressionType, DBRecoveryMode, DEFAULT_COLUMN_FAMILY_NAME, ErrorKind, FlushOptions, Options, ReadOptions,
-    WriteBatch, WriteOptions, properties,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ChecksumType, ColumnFamily, ColumnFamilyDescriptor, CompactOptions,
+    DB, DBCompressionType, DBRecoveryMode, DEFAULT_COLUMN_FAMILY_NAME, ErrorKind, FlushOptions, LiveFile, Options,
+    ReadOptions, WriteBatch, WriteOptions, properties,
 };
 use waypost_core::store::kv::{Batch, Kv, Pair, StoreError, Table};
 
@@ -43,6 +43,13 @@ const BLOCK_CACHE: usize = 24 * MIB;
 
 /// Log beyond which the oldest memtables are written out: it bounds what a start has to read.
 const LOG_BYTES: u64 = 128 * MIB as u64;
+
+/// The largest level that new table files are merged into, and about the most that one compaction reads: what it writes
+/// must have room beside that until it is done (rule DISK-3).
+const MERGED_BYTES: u64 = 64 * MIB as u64;
+
+/// One table file below the first level.
+const TABLE_BYTES: u64 = 16 * MIB as u64;
 
 /// What the bindings have no call for, in RocksDB's own words: read new table files back and compare, carry a checksum
 /// with each row in memory, check the order of levels, and never go on by itself after a failed write.
@@ -303,6 +310,27 @@ impl Upkeep {
         self.opened.upgrade().ok_or_else(closed)?.directory.free_bytes()
     }
 
+    /// Bytes that the database will yet write of what it has, whatever comes: its memory as table files, then these and
+    /// the other new ones once more together with those they are merged into, whose room comes back only afterwards
+    /// (rule DISK-3).
+    ///
+    /// # Errors
+    /// When the database refuses, or the store is closed.
+    pub fn owed_bytes(&self) -> io::Result<u64> {
+        let opened = self.opened.upgrade().ok_or_else(closed)?;
+        let files = opened.db.live_files().map_err(io::Error::other)?;
+        let (mut memory, mut compaction) = (0, 0);
+        for name in [DEFAULT_COLUMN_FAMILY_NAME, BODIES] {
+            let Some(family) = opened.db.cf_handle(name) else { continue };
+            let in_memory = opened.db.property_int_value_cf(family, properties::CUR_SIZE_ALL_MEM_TABLES);
+            memory += in_memory.map_err(io::Error::other)?.unwrap_or(0);
+            let of_family = files.iter().filter(|file| file.column_family_name == name);
+            let (new, merged): (Vec<_>, Vec<_>) = of_family.partition(|file| file.level == 0);
+            compaction = compaction.max(bytes_of(&new) + bytes_of(&merged).min(MERGED_BYTES));
+        }
+        Ok(2 * memory + compaction)
+    }
+
     /// Writes deletions that are only in memory into table files, where they set off the compaction that frees the
     /// space of what they delete. Without it a drained store keeps its size until it is written to again. To be called
     /// every minute or so, never by the engine's thread: it waits for the disk.
@@ -320,6 +348,36 @@ impl Upkeep {
         }
         Ok(())
     }
+
+    /// Compacts what deletions in table files cover, so that its room comes back at once and not when the database
+    /// thinks it worth while. Not without the room that a compaction takes first. To be called when there is little
+    /// room, never by the engine's thread: it waits for the disk.
+    ///
+    /// # Errors
+    /// When the database refuses, or the store is closed.
+    pub fn compact_deleted(&self) -> io::Result<()> {
+        let opened = self.opened.upgrade().ok_or_else(closed)?;
+        if opened.directory.free_bytes()? < self.owed_bytes()? {
+            return Ok(());
+        }
+        let mut beside_others = CompactOptions::default();
+        beside_others.set_exclusive_manual_compaction(false);
+        for file in opened.db.live_files().map_err(io::Error::other)?.iter().filter(|file| is_worth_compacting(file)) {
+            let Some(family) = opened.db.cf_handle(&file.column_family_name) else { continue };
+            let (from, to) = (file.start_key.as_deref(), file.end_key.as_deref());
+            opened.db.compact_range_cf_opt(family, from, to, &beside_others);
+        }
+        Ok(())
+    }
+}
+
+/// A table file of which so large a part is deletions is worth compacting for the room it brings.
+fn is_worth_compacting(file: &LiveFile) -> bool {
+    file.num_deletions > 0 && file.num_deletions.saturating_mul(8) >= file.num_entries
+}
+
+fn bytes_of(files: &[&LiveFile]) -> u64 {
+    files.iter().map(|file| file.size as u64).sum()
 }
 
 fn closed() -> io::Error {
@@ -387,6 +445,9 @@ fn family_options(cache: &Cache, memtables: i32) -> Result<Options, rocksdb::Err
     options.set_write_buffer_size(MEMTABLE);
     options.set_max_write_buffer_number(memtables);
     options.set_compression_type(DBCompressionType::Lz4);
+    options.set_max_bytes_for_level_base(MERGED_BYTES);
+    options.set_max_compaction_bytes(MERGED_BYTES);
+    options.set_target_file_size_base(TABLE_BYTES);
     options.set_block_based_table_factory(&table_options(cache));
     // Mail comes and goes: a file that is half deletions is compacted at once, so that drained space comes back and
     // scans do not wade through what is gone.

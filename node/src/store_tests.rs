@@ -268,6 +268,46 @@ fn drained_space_comes_back() {
     until("the space", || kv.upkeep().bytes_on_disk().is_ok_and(|bytes| bytes < full / 8));
 }
 
+/// DISK-3: also what the database does not think worth while, with as many rows new as old ones gone.
+#[test]
+fn room_comes_back_at_once_when_there_is_little() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut kv = open(dir.path());
+    let mut value = vec![0; 256 << 10];
+    for key in 0..160 {
+        getrandom::fill(&mut value).unwrap();
+        put(&mut kv, Table::Body, key, value.clone());
+    }
+    let gone_and_new = (0..160).flat_map(|key| {
+        let news = (0..3).map(move |copy| ((Table::Inbox, vec![key, copy]), Some(Bytes::from_static(b"new"))));
+        news.chain([((Table::Body, vec![key]), None)])
+    });
+    kv.commit(gone_and_new.collect()).unwrap();
+    kv.upkeep().free_deleted().unwrap();
+    kv.upkeep().compact_deleted().unwrap();
+    until("the space", || kv.upkeep().bytes_on_disk().is_ok_and(|bytes| bytes < 1 << 20));
+}
+
+/// DISK-3: what lies in memory must yet become a table, and a table may be written once more.
+#[test]
+fn what_the_database_owes_the_disk_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut kv = open(dir.path());
+    let nothing = kv.upkeep().owed_bytes().unwrap();
+    assert!(nothing < 1 << 20, "{nothing}");
+    let mut value = vec![0; 256 << 10];
+    for key in 0..20 {
+        getrandom::fill(&mut value).unwrap();
+        put(&mut kv, Table::Body, key, value.clone());
+    }
+    let in_memory = kv.upkeep().owed_bytes().unwrap();
+    assert!((10 << 20..16 << 20).contains(&in_memory), "{in_memory}");
+    kv.commit(vec![((Table::Body, vec![0]), None)].into_iter().collect()).unwrap();
+    kv.upkeep().free_deleted().unwrap();
+    let in_tables = kv.upkeep().owed_bytes().unwrap();
+    assert!((4 << 20..8 << 20).contains(&in_tables), "{in_tables}");
+}
+
 /// What the database says it runs with: durability must not hang on a default or on a setter that did nothing.
 #[test]
 fn the_settings_are_in_force() {
@@ -294,6 +334,8 @@ fn the_settings_are_in_force() {
         ("memtable_protection_bytes_per_key=8", 2),
         ("force_consistency_checks=true", 2),
         ("compression=kLZ4Compression", 2),
+        ("max_bytes_for_level_base=67108864", 2),
+        ("max_compaction_bytes=67108864", 2),
         ("format_version=6", 2),
         ("checksum=kXXH3", 2),
         ("merge_operator=nullptr", 2),

@@ -360,6 +360,36 @@ fn full_relays_do_not_wait_for_each_other() {
     }
 }
 
+/// QUOTA-6: mail on top for a node that has left keeps nobody waiting who is as near as that one was.
+#[test]
+fn what_lies_on_top_without_a_way_keeps_nobody_waiting() {
+    let (sender, relay, leaver, absent, near) = (0, 1, 2, 3, 4);
+    let mut world = World::new(5, 12);
+    for host in [sender, leaver, absent, near] {
+        world.connect(host, relay);
+    }
+    restart_with_transit(&mut world, relay, 4_000);
+    for host in [sender, leaver, absent, near] {
+        world.connect(host, relay);
+    }
+    world.pass(1000);
+    world.cut(relay, absent);
+    world.send(sender, absent, &[&[7; 1_000], &[7; 1_000], &[7; 1_000]]);
+    world.pass(1000);
+    let held = world.status(relay).transit.0;
+    assert!(held > 0);
+    world.send(sender, leaver, &[&[7; 1_000]]);
+    while world.status(relay).transit.0 == held {
+        assert!(world.carry(), "it never came");
+    }
+    world.cut(relay, leaver);
+    world.pass(1000);
+    assert!(world.status(relay).transit.1 > 4_000, "one lies on top");
+    let id = world.send(sender, near, &[&[7; 1_000]])[0];
+    world.pass(10_000);
+    assert_eq!(world.state(sender, id), "delivered");
+}
+
 /// HELLO-2: custody names the commit that holds the envelopes, also when the round that acknowledges wrote nothing.
 #[test]
 fn custody_names_a_commit_that_exists() {

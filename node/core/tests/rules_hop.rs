@@ -291,6 +291,22 @@ fn what_is_accepted_between_two_measures_is_bounded() {
     world.submit(0, vec![message]);
 }
 
+/// DISK-3: what is gone again takes room on the disk until that is measured.
+#[test]
+fn what_has_come_and_gone_between_two_measures_counts() {
+    let mut world = chain();
+    disk(&mut world, 0, (1 << 20) + 600_000);
+    for _ in 0..21 {
+        let message = submission(world.id(2), &[7; 10_000]);
+        if !matches!(world.try_submit(0, vec![message]), Reply::Accepted(_)) {
+            return;
+        }
+        world.pass(1000);
+        assert_eq!(world.counts(0).0, 0, "the outbox is empty");
+    }
+    panic!("210,000 bytes were written and nothing refused");
+}
+
 /// DISK-3: the same for what neighbours send, at a relay and at a destination.
 #[test]
 fn what_arrives_between_two_measures_is_bounded() {

@@ -110,7 +110,10 @@ pub fn mark_of(call: usize, place: usize) -> String {
 impl World {
     /// An application makes a planned call, for the first time or again.
     pub fn call(&mut self, call: usize) {
-        let send = self.plan.work[call].1.clone();
+        let (at_ms, send) = self.plan.work[call].clone();
+        if at_ms > self.closes_ms {
+            return;
+        }
         let host = send.from;
         let to = self.hosts[send.to].id();
         let entry = self.hosts[host].apps.calls.entry(call).or_insert(Call { request: None, tried: false });

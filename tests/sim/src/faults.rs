@@ -240,7 +240,11 @@ impl World {
                 self.seen.see("a lossy link");
                 self.after_ms(ms, Event::Undo(Undo::Lossy { link }));
             }
-            Fault::Delay { link, ms } => self.net.links[link].not_before_us = self.now_us + ms * 1000,
+            Fault::Delay { link, ms } => {
+                // A shorter delay within a longer one lets nothing overtake what is under way.
+                let link = &mut self.net.links[link];
+                link.not_before_us = link.not_before_us.max(self.now_us + ms * 1000);
+            }
             _ => {}
         }
     }

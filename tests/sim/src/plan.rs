@@ -20,6 +20,15 @@ pub enum Length {
 impl Length {
     /// How long a steady world runs, in milliseconds.
     pub const STEADY_MS: u64 = 1_000_000;
+
+    /// After so many events things stop going wrong; the median world has fewer.
+    fn most_steps(self) -> u64 {
+        match self {
+            Self::Short => 4_000,
+            Self::Long => 250_000,
+            Self::Steady => u64::MAX,
+        }
+    }
 }
 
 /// A host.
@@ -232,6 +241,8 @@ pub struct Plan {
     pub manners: Manners,
     /// From here on nothing goes wrong any more.
     pub faults_end_ms: u64,
+    /// Nor after so many events: what floods and flaps for days shows nothing in its second million of frames.
+    pub most_steps: u64,
 }
 
 impl Plan {
@@ -253,12 +264,13 @@ impl Plan {
         Draft { rng: Rng::of(seed, "plan", 0), length, liars: 70 }.plan(seed)
     }
 
-    /// A short plan in which every second host lies, but for the first two. No body rots in it: what a liar did would
-    /// hide behind that.
+    /// A short plan in which every second host lies, but for the first two, for as many events as that takes. No body rots
+    /// in it: what a liar did would hide behind that.
     #[must_use]
     pub fn with_liars(seed: u64) -> Self {
         let mut plan = Draft { rng: Rng::of(seed, "plan", 0), length: Length::Short, liars: 500 }.plan(seed);
         plan.faults.retain(|(_, fault)| !matches!(fault, Fault::RotBody { .. }));
+        plan.most_steps = u64::MAX;
         plan
     }
 
@@ -308,7 +320,17 @@ impl Draft {
         let manners = self.manners();
         // Short worlds have no time to lose; long ones dial as the node does.
         let redial_ms = if self.length == Length::Short { (20, 2000) } else { (1000, 2000) };
-        Plan { seed, redial_ms, hosts, links, faults, work, manners, faults_end_ms }
+        Plan {
+            seed,
+            redial_ms,
+            hosts,
+            links,
+            faults,
+            work,
+            manners,
+            faults_end_ms,
+            most_steps: self.length.most_steps(),
+        }
     }
 
     fn host(&mut self, host: usize, end_ms: u64) -> HostPlan {

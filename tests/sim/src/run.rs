@@ -64,7 +64,7 @@ pub fn run_plan(plan: Plan, told: bool) -> anyhow::Result<Verdict> {
 /// Runs a world from its beginning to its verdict.
 #[must_use]
 pub fn run_world(mut world: World) -> Verdict {
-    world.run_until(world.plan.faults_end_ms * 1000);
+    world.go_wrong();
     conclude(world)
 }
 
@@ -72,7 +72,8 @@ pub fn run_world(mut world: World) -> Verdict {
 #[must_use]
 pub fn conclude(mut world: World) -> Verdict {
     let seed = world.plan.seed;
-    let last_due_ms = world.plan.work.iter().map(|(at, send)| at + send.delay_ms).max().unwrap_or(0);
+    let made = world.plan.work.iter().filter(|(at_ms, _)| *at_ms <= world.closes_ms);
+    let last_due_ms = made.map(|(at, send)| at + send.delay_ms).max().unwrap_or(0);
     world.heal();
     world.come_right(last_due_ms * 1000);
     let steps = world.steps;

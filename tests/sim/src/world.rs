@@ -106,6 +106,8 @@ pub struct World {
     pub story: Story,
     /// Nothing goes wrong any more.
     pub healed: bool,
+    /// What the plan wants after this does not happen.
+    pub closes_ms: u64,
     /// What liars remember.
     pub hostile: Hostile,
     /// Memories of machines that will be resumed.
@@ -163,6 +165,7 @@ impl World {
             seen: Seen::default(),
             story: Story::new(told),
             healed: false,
+            closes_ms: u64::MAX,
             hostile: Hostile::new(plan.seed),
             records: Vec::new(),
             steps: 0,
@@ -269,9 +272,25 @@ impl World {
         self.at_us(self.now_us.saturating_add(ms.saturating_mul(1000)), event);
     }
 
+    /// Lets things go wrong for as long as planned, and not for more events than that.
+    pub fn go_wrong(&mut self) {
+        let until_us = self.plan.faults_end_ms * 1000;
+        self.run_within(until_us, self.plan.most_steps);
+        if self.now_us < until_us {
+            self.closes_ms = self.now_us / 1000;
+        }
+    }
+
     /// Lets things happen until a true time, or until a promise is broken.
     pub fn run_until(&mut self, until_us: u64) {
+        self.run_within(until_us, u64::MAX);
+    }
+
+    fn run_within(&mut self, until_us: u64, most_steps: u64) {
         while !self.oracle.is_broken() {
+            if self.steps >= most_steps {
+                return;
+            }
             match self.queue.peek() {
                 Some(Reverse(next)) if next.at_us <= until_us => {}
                 _ => break,

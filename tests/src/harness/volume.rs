@@ -94,12 +94,30 @@ impl Volume {
     /// # Errors
     /// When the file cannot be made.
     pub fn fill(&self, name: &str) -> Result<()> {
+        self.take(name, self.room()?)
+    }
+
+    /// Takes all the room there is now until a file of the node's is gone; to be called again and again, for a node
+    /// gives back room by itself. Nothing of what that file held is taken.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub fn squeeze(&self, name: &str, until_gone: &Path) -> Result<Option<()>> {
+        // In this order: what was measured while it was there is not its room.
         let room = self.room()?;
-        let hog = File::create(self.mount.join(name))?;
+        if !until_gone.exists() {
+            return Ok(Some(()));
+        }
+        self.take(name, room).map(|()| None)
+    }
+
+    /// Lets a file grow by so many bytes.
+    fn take(&self, name: &str, room: u64) -> Result<()> {
+        let hog = File::options().append(true).create(true).open(self.mount.join(name))?;
         if room == 0 {
             return Ok(());
         }
-        match fallocate(&hog, FallocateFlags::empty(), 0, room) {
+        match fallocate(&hog, FallocateFlags::empty(), hog.metadata()?.len(), room) {
             // Its own description takes room as well: the rest went in.
             Ok(()) | Err(Errno::NOSPC) => Ok(()),
             Err(error) => Err(error).context("filling a volume"),

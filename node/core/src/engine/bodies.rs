@@ -77,11 +77,13 @@ impl Engine {
             match (room, value) {
                 (Ok(()), Some(value)) if size <= limits::BODY_BYTES => {
                     tx.put_raw(Table::Body, (streaming.body, u32::try_from(index).unwrap_or(u32::MAX)).encode(), bytes);
-                    self.counters.staged_bytes += size - streaming.size;
+                    let grown = size - streaming.size;
+                    self.counters.staged_bytes += grown;
                     streaming.size = size;
                     streaming.chaining_values.push(value);
                     let fragments = u32::try_from(streaming.chaining_values.len()).unwrap_or(u32::MAX);
                     tx.put(&(streaming.body,), &stored::Stage { bytes: size, fragments });
+                    self.mail_written(grown);
                 }
                 (Err(refusal), _) => self.refuse_body(stream, refusal, tx),
                 _ => self.refuse_body(stream, crate::message::Invalid::Body { bytes: size }.into(), tx),

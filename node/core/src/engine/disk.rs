@@ -15,10 +15,8 @@ const COPIES: u64 = 3;
 pub(super) struct Disk {
     /// Bytes free and kept back; `None` before the first measure: nothing is known against the disk.
     measured: Option<(u64, u64)>,
-    /// Bytes of own mail in the store at that time.
-    stored: u64,
-    /// Bytes of envelopes that came since.
-    pub(super) arrived: u64,
+    /// Bytes of mail written since, also of what is gone again: the disk has them still.
+    written: u64,
     /// Below the reserve since then, and not yet well above it.
     full: bool,
 }
@@ -29,14 +27,13 @@ impl Engine {
     pub(super) fn space_changed(&mut self, free: u64, reserve: u64) {
         let enough = if self.disk.full { reserve.saturating_add(reserve / 8) } else { reserve };
         let full = free < enough;
-        self.disk = Disk { measured: Some((free, reserve)), stored: self.stored_bytes(), arrived: 0, full };
+        self.disk = Disk { measured: Some((free, reserve)), written: 0, full };
     }
 
     /// Whether so many bytes of mail may be written: above the reserve, with what was taken since the last measure.
     pub(super) fn has_disk_for(&self, bytes: u64) -> bool {
         let Some((free, reserve)) = self.disk.measured else { return true };
-        let grown = self.stored_bytes().saturating_sub(self.disk.stored).saturating_add(self.disk.arrived);
-        let wanted = grown.saturating_add(bytes).saturating_mul(COPIES);
+        let wanted = self.disk.written.saturating_add(bytes).saturating_mul(COPIES);
         !self.disk.full && wanted <= free.saturating_sub(reserve)
     }
 
@@ -47,7 +44,8 @@ impl Engine {
         if self.has_disk_for(bytes) { Ok(()) } else { Err(refusal) }
     }
 
-    fn stored_bytes(&self) -> u64 {
-        self.counters.outbox_bytes + self.counters.staged_bytes
+    /// Mail of so many bytes was taken.
+    pub(super) fn mail_written(&mut self, bytes: u64) {
+        self.disk.written = self.disk.written.saturating_add(bytes);
     }
 }

@@ -81,7 +81,7 @@ impl Engine {
         match verdict {
             Verdict::Held | Verdict::Wanted => {
                 incoming.held.insert(transfer, transfer);
-                self.disk.arrived += bytes;
+                self.mail_written(bytes);
             }
             Verdict::Gone => incoming.gone.push(transfer),
             Verdict::Refused(reason, source) => {

@@ -8,7 +8,7 @@ use waypost_proto::hop::retry_later::Reason;
 
 use super::Engine;
 use super::inbound::Verdict;
-use crate::id::FlowId;
+use crate::id::{FlowId, NodeId};
 use crate::limits;
 use crate::store::keys::end_of_table;
 use crate::store::kv::StoreError;
@@ -19,22 +19,19 @@ use crate::store::tx::Tx;
 const EVICTED: usize = 1024;
 /// One part in so many of transit is kept for mail whose next hop is up.
 const RESERVE: u64 = 8;
-/// Envelopes on top of what transit may hold, at most.
+/// Envelopes on top of what transit may hold, at most: with a way on.
 const ON_TOP: usize = 16;
+/// The same with those that have lost theirs.
+const STRANDED: usize = 256;
 
-/// Envelopes that came when transit was full, and their expected delay from here then, microseconds.
+/// Envelopes that came when transit was full, and where they want to go.
 #[derive(Default)]
-pub(super) struct OnTop(BTreeMap<EnvelopeKey, u64>);
+pub(super) struct OnTop(BTreeMap<EnvelopeKey, NodeId>);
 
 impl OnTop {
     /// It is active here no more.
     pub(super) fn remove(&mut self, key: EnvelopeKey) {
         self.0.remove(&key);
-    }
-
-    /// What is nearer its destination than all that lies here can go on before them, whatever they wait for.
-    fn takes(&self, delay_us: u64) -> bool {
-        self.0.len() < ON_TOP && self.0.values().all(|lies| delay_us < *lies)
     }
 }
 
@@ -72,7 +69,24 @@ impl Engine {
         let all = self.policy.transit_bytes;
         // Also after restarts, which forget what lies on top.
         let most = all.saturating_add((ON_TOP * limits::ENVELOPE_BYTES) as u64);
-        all > 0 && used.saturating_add(bytes) <= most && self.on_top.takes(delay_us)
+        all > 0 && used.saturating_add(bytes) <= most && self.is_nearer_than_on_top(delay_us)
+    }
+
+    /// What is nearer its destination than all that lies on top is now can go on before them, whatever they wait for.
+    /// What has no way any more keeps nobody waiting.
+    fn is_nearer_than_on_top(&mut self, delay_us: u64) -> bool {
+        if self.on_top.0.len() >= STRANDED {
+            return false;
+        }
+        let mut with_way = 0;
+        for destination in self.on_top.0.values() {
+            let Some(lies) = self.directory.next(self.me, &self.own_links, *destination).delay_us else { continue };
+            if lies <= delay_us {
+                return false;
+            }
+            with_way += 1;
+        }
+        with_way < ON_TOP
     }
 
     /// Makes room for an envelope of others, by giving up standby copies if it must (rules QUOTA-2, CUSTODY-4).
@@ -114,7 +128,6 @@ impl Engine {
             self.on_top.0.clear();
             return;
         }
-        let next = self.directory.next(self.me, &self.own_links, flow.destination);
-        self.on_top.0.insert(key, next.delay_us.unwrap_or(u64::MAX));
+        self.on_top.0.insert(key, flow.destination);
     }
 }

@@ -179,6 +179,7 @@ impl Engine {
         };
         let id = self.draw_id(round);
         let letter = Letter { uid, id, to, accepted_ms: round.now.wall_ms, message };
+        self.mail_written(message.body.len() as u64);
         self.remember_key(&letter, None, tx);
         if message.delay_ms > 0 {
             self.keep_for_later(round, &letter, None, tx);
