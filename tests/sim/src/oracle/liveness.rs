@@ -9,6 +9,13 @@ impl Oracle {
         self.messages.values().filter(|told| told.accepted_us.is_some()).all(|told| self.open(told).is_none())
     }
 
+    /// When the last of all delayed messages that were accepted is due.
+    #[must_use]
+    pub fn last_due_us(&self) -> u64 {
+        let due = |told: &Told| Some(told.accepted_us? + told.send.delay_ms * 1000);
+        self.messages.values().filter_map(due).max().unwrap_or(0)
+    }
+
     /// The end of everything: what has not happened never will.
     pub fn finish(&mut self, at_us: u64) {
         let missing: Vec<String> = self
