@@ -65,6 +65,10 @@ impl Oracle {
 
     fn may_be_rejected(&self, told: &Told) -> bool {
         let to = told.send.to;
+        if self.doubt(told.send.from).lies || self.doubt(to).lies {
+            // What a liar garbles may be what its own application gave it.
+            return true;
+        }
         // A body in fragments may be given up when nothing comes for its lifetime.
         told.send.size > limits::FRAGMENT
             || told.send.size as u64 + 1024 > self.inbox_bytes[to]
