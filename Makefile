@@ -46,6 +46,7 @@ help:
 	@echo 'make image            a container image around the daemon built here; IMAGE=name instead of $(IMAGE)'
 	@echo 'make bench            how fast three nodes are, up to 5 minutes; $(TARGET)/bench/latest.json; SMALL=n LARGE=n SINGLE=n FILE=MiB, 0: none'
 	@echo 'make soak SEEDS=n     n simulated worlds over all cores, LONG=n long ones, FROM=n, FRESH=n drawn now'
+	@echo 'make test-unit test-sim test-fuzz test-kills test-paths test-compose mutants-recorded  parts of make test'
 	@echo 'make test-disks CUTS=n  full, damaged, rolled back disks, and n power cuts instead of $(CUTS); wants root'
 
 setup:

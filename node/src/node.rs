@@ -124,7 +124,7 @@ pub async fn run(config: RunConfig) -> Result<(), RunError> {
     let net = net::start(net_config, own_hello, roster, join, inputs.clone())
         .await
         .map_err(|error| RunError::configuration(with_causes(&error)))?;
-    let listen = net.listen_addresses().iter().map(ToString::to_string).collect();
+    let listen = net::for_others(&net.listen_addresses());
     inputs
         .try_push(Input::ListenAddressesChanged { addresses: listen })
         .map_err(|_| RunError::failed("the engine is not there"))?;

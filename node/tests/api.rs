@@ -117,7 +117,7 @@ async fn a_stream_that_breaks_off_is_abandoned() {
 async fn refusals_have_their_codes_and_trailers() {
     let office = Office::open();
     let code = async |node: &str| send(&office, vec![message(node, Vec::new())]).await.unwrap_err();
-    assert_eq!(code("nobody").await.code(), Code::NotFound);
+    assert_eq!(code("nobody").await.code(), Code::FailedPrecondition);
     assert_eq!(code("reused").await.code(), Code::AlreadyExists);
     assert_eq!(code("any").await.code(), Code::InvalidArgument);
     let full = code("full").await;

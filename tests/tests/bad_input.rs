@@ -28,7 +28,7 @@ fn an_address_that_is_none_is_refused_and_named() {
         assert!([exit::FAILED, exit::USAGE].contains(&refused.code), "{malformed}: {refused:?}");
         assert!(!refused.stderr.trim().is_empty() && refused.stdout.is_empty(), "{malformed}: {refused:?}");
     }
-    let unknown = node.send_with("work@nobody-of-that-name", b"x", &[]).unwrap().expect(exit::FAILED).unwrap();
+    let unknown = node.send_with("work@nobody-of-that-name", b"x", &[]).unwrap().expect(exit::TRY_AGAIN).unwrap();
     assert!(unknown.stderr.contains("nobody-of-that-name"), "{unknown:?}");
     assert_eq!(outbox(&node), 0);
 }

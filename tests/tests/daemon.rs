@@ -273,7 +273,7 @@ fn with_json_every_failure_is_one_object() {
     assert!(error(configured, exit::CONFIGURATION).contains("WAYPOST_DIAL"));
     node.start().unwrap();
     let unknown = node.send_with("work@nobody", b"x", &[]).unwrap();
-    assert!(error(unknown, exit::FAILED).contains("nobody"));
+    assert!(error(unknown, exit::TRY_AGAIN).contains("nobody"));
     let status: Value = node.json(["status"], SOON).unwrap().ok().unwrap().one().unwrap();
     assert_eq!((status["name"].as_str(), status["address"].as_str()), (Some("a"), node.address().ok()));
     assert!(

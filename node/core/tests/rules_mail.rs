@@ -368,6 +368,14 @@ fn a_cancellation_is_final_only_before_mail_left() {
     world.settle();
     let rungs = ladder(&mut world, 0, id);
     assert!(rungs.contains(&"cancelled".to_owned()) && rungs.contains(&"arrived late".to_owned()), "{rungs:?}");
+    let consumer = world.open_consumer(2, "orders", 1);
+    world.settle();
+    world.acknowledge_all(2, consumer);
+    world.pass(5_000);
+    let rungs = ladder(&mut world, 0, id);
+    assert!(rungs.contains(&"consumed".to_owned()), "{rungs:?}");
+    assert_eq!(world.state(0, id), "cancelled", "one ending, whatever became of it there");
+    assert_eq!(cancel(&mut world, 0, id), "cancelled");
 }
 
 /// CANCEL-1: a request that names a message nobody knows is refused whole.

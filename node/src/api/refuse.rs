@@ -10,16 +10,21 @@ use crate::inputs::Stopped;
 /// The trailer that says when to try again, in milliseconds.
 pub const RETRY_AFTER: &str = "retry-after-ms";
 
+/// When to ask again for a name that no node met so far has.
+const UNTIL_NODES_MEET_MS: u64 = 500;
+
 /// The status for a refusal, as `waypost.proto` documents them.
 #[must_use]
 pub fn refused(refusal: &Refusal) -> Status {
     let mut status = Status::new(code(refusal), refusal.to_string());
-    if let Refusal::OutboxFull { retry_after_ms, .. }
-    | Refusal::DiskFull { retry_after_ms, .. }
-    | Refusal::TooMany { retry_after_ms, .. } = refusal
-    {
-        status.metadata_mut().insert(RETRY_AFTER, MetadataValue::from(*retry_after_ms));
-    }
+    let retry_after_ms = match refusal {
+        Refusal::OutboxFull { retry_after_ms, .. }
+        | Refusal::DiskFull { retry_after_ms, .. }
+        | Refusal::TooMany { retry_after_ms, .. } => *retry_after_ms,
+        Refusal::UnknownName(_) => UNTIL_NODES_MEET_MS,
+        _ => return status,
+    };
+    status.metadata_mut().insert(RETRY_AFTER, MetadataValue::from(retry_after_ms));
     status
 }
 
@@ -28,10 +33,10 @@ fn code(refusal: &Refusal) -> Code {
         Refusal::Invalid(_) | Refusal::AmbiguousName { .. } | Refusal::BadKey(_) | Refusal::LargerThanOutbox { .. } => {
             Code::InvalidArgument
         }
-        Refusal::UnknownName(_) | Refusal::UnknownMessage(_) => Code::NotFound,
+        Refusal::UnknownMessage(_) => Code::NotFound,
         Refusal::OutboxFull { .. } | Refusal::DiskFull { .. } | Refusal::TooMany { .. } => Code::ResourceExhausted,
         Refusal::KeyReused(_) => Code::AlreadyExists,
-        Refusal::NotAdmitted => Code::FailedPrecondition,
+        Refusal::NotAdmitted | Refusal::UnknownName(_) => Code::FailedPrecondition,
         Refusal::StreamEnded => Code::Aborted,
     }
 }
@@ -80,7 +85,7 @@ mod tests {
     fn what_cannot_be_is_told_from_what_is_not_known() {
         let code = |refusal| refused(&refusal).code();
         assert_eq!(code(Refusal::Invalid(Invalid::Lifetime(0))), Code::InvalidArgument);
-        assert_eq!(code(Refusal::UnknownName("x".into())), Code::NotFound);
+        assert_eq!(code(Refusal::UnknownName("x".into())), Code::FailedPrecondition);
         assert_eq!(code(Refusal::KeyReused("x".into())), Code::AlreadyExists);
         assert_eq!(code(Refusal::LargerThanOutbox { amount: 2, limit: 1, unit: "bytes" }), Code::InvalidArgument);
         assert_eq!(code(Refusal::NotAdmitted), Code::FailedPrecondition);

@@ -1,6 +1,6 @@
 //! Every command, flag and value of the command line, read and checked; carries nothing out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -54,7 +54,8 @@ pub enum Command {
     Send(Box<SendArgs>),
     /// Receive messages from a channel
     Recv(RecvArgs),
-    /// End messages before delivery; 1 when one was delivered or had ended otherwise, or is unknown
+    /// End messages before delivery; what has left may still arrive, and trace says so. 1 when one was delivered, had
+    /// ended otherwise, or is unknown
     Cancel(CancelArgs),
     /// Show where a message is and was, until 7 days after it ended
     Trace(TraceArgs),
@@ -153,6 +154,16 @@ pub enum ConfigCommand {
 pub struct ConfigArgs {
     /// The file `run` would be given with --config [default: the one it would find itself]
     pub file: Option<PathBuf>,
+    /// The same, as `run` takes it
+    #[arg(long = "config", value_name = "FILE", conflicts_with = "file")]
+    pub config: Option<PathBuf>,
+}
+
+impl ConfigArgs {
+    /// The file, either way it was named.
+    pub fn path(&self) -> Option<&Path> {
+        self.file.as_deref().or(self.config.as_deref())
+    }
 }
 
 /// `id`
@@ -212,7 +223,7 @@ pub struct SendArgs {
     /// Wait no longer than this; the messages stay (exit code 75)
     #[arg(long, value_name = "DURATION", value_parser = some_time)]
     pub timeout: Option<Duration>,
-    /// From acceptance to expiry [default: 14d]
+    /// From acceptance, or from when it is due with --in, to expiry [default: 14d]
     #[arg(long, value_name = "DURATION", value_parser = lifetime)]
     pub ttl: Option<Duration>,
     /// How urgent

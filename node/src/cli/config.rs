@@ -32,7 +32,7 @@ pub fn config(context: &Context, command: ConfigCommand) -> Result<Exit, Failure
 }
 
 fn check(context: &Context, args: &ConfigArgs) -> Result<Exit, Failure> {
-    config::load(flags(context), args.file.as_deref(), is_root(), &variable)?;
+    config::load(flags(context), args.path(), is_root(), &variable)?;
     if context.json {
         json(&Sound { ok: true })?
     } else {
@@ -42,7 +42,7 @@ fn check(context: &Context, args: &ConfigArgs) -> Result<Exit, Failure> {
 }
 
 fn show(context: &Context, args: &ConfigArgs) -> Result<Exit, Failure> {
-    let all = config::show(flags(context), args.file.as_deref(), is_root(), &variable)?;
+    let all = config::show(flags(context), args.path(), is_root(), &variable)?;
     for Shown { key, value, from } in all {
         if context.json {
             json(&Setting { key: key.name, value, from })?;

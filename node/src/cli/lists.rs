@@ -209,7 +209,13 @@ pub async fn routes(context: &Context, args: RoutesArgs) -> Result<Exit, Failure
         vec![route.to.clone(), dash(&route.name), dash(&route.next), delay, route.waiting.to_string()]
     };
     let routes: Vec<Route> = answer.routes.into_iter().map(route).collect();
-    list(context, &["TO", "NAME", "NEXT", "EXPECTED", "WAITING"], &routes, row, "no other nodes are known yet")
+    list(
+        context,
+        &["TO", "NAME", "NEXT", "EXPECTED", "ENVELOPES WAITING"],
+        &routes,
+        row,
+        "no other nodes are known yet",
+    )
 }
 
 /// Prints a token; it is the last line.

@@ -5,15 +5,17 @@ mod sources;
 mod wait;
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tonic::{Code, Status};
 
 use super::Context;
 use super::args::{ClassName, SendArgs, WaitFor};
 use super::connect::{Client, connect};
 use super::exit::{Exit, Failure};
 use super::output::{json, line};
-use crate::api::wire;
+use crate::api::{RETRY_AFTER, wire};
 use sources::{Batch, Source};
 
 /// An accepted message, and how far it is known to be.
@@ -64,8 +66,28 @@ impl Outbound<'_> {
         let message = |(name, body)| wire::Message { body, ..self.message(name) };
         let mut messages: Vec<wire::Message> = batch.into_iter().map(message).collect();
         messages.iter_mut().for_each(|message| self.number(message));
-        let answer = client.send(wire::SendRequest { messages }).await?.into_inner();
+        let answer = self.once_known(client, wire::SendRequest { messages }).await?;
         self.accepted(answer)
+    }
+
+    /// Who waits for a delivery also waits for the destination's name to be heard of: nodes meet in their own time.
+    async fn once_known(&self, client: &mut Client, request: wire::SendRequest) -> Result<wire::SendResponse, Failure> {
+        let deadline = self.args.timeout.map(|timeout| Instant::now() + timeout);
+        for attempt in 0_u64.. {
+            let refusal = match client.send(request.clone()).await {
+                Ok(answer) => return Ok(answer.into_inner()),
+                Err(refusal) => refusal,
+            };
+            let is_late = deadline.is_some_and(|at| Instant::now() >= at);
+            let Some(pause) = until_met(&refusal).filter(|_| self.waits() && !is_late) else {
+                return Err(refusal.into());
+            };
+            if attempt == 0 {
+                eprintln!("waypost: {}: waiting for that", refusal.message());
+            }
+            tokio::time::sleep(pause).await;
+        }
+        Err(Failure::failed("the node was never met"))
     }
 
     async fn large(&mut self, client: &mut Client, file: sources::Large) -> Result<(), Failure> {
@@ -121,6 +143,12 @@ impl Outbound<'_> {
         }
         Ok(())
     }
+}
+
+/// How soon to ask again for a name that is not known yet; `None`: that is not what is wrong.
+fn until_met(refusal: &Status) -> Option<Duration> {
+    let after = refusal.metadata().get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    (refusal.code() == Code::FailedPrecondition).then(|| Duration::from_millis(after))
 }
 
 /// The name a file goes by on other hosts.

@@ -66,6 +66,12 @@ pub fn log_format(text: &str) -> Result<LogFormat, String> {
 /// What a filter looks like.
 pub fn log_filter(text: &str) -> Result<String, String> {
     let hint = "use error, warn, info, debug or trace, or one for a part as in \"waypost=debug,info\"";
+    // A bare word would be taken for a part of the program, and a level that is misspelt for one that says nothing.
+    let is_bare =
+        |part: &&str| !part.contains(['=', '[']) && part.parse::<tracing::level_filters::LevelFilter>().is_err();
+    if let Some(word) = text.split(',').map(str::trim).find(is_bare) {
+        return Err(format!("the log filter {text:?} names no level in {word:?}; {hint}"));
+    }
     match EnvFilter::try_new(text) {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(format!("the log filter {text:?} cannot be read: {error}; {hint}")),
@@ -143,7 +149,8 @@ mod tests {
 
     #[test]
     fn a_log_filter_is_read_before_the_node_starts() {
-        assert!(log_filter("waypost=debug,info").is_ok());
+        assert!(log_filter("waypost=debug,info").is_ok() && log_filter("WARN").is_ok());
+        assert!(log_filter("loud").unwrap_err().contains("loud"));
         assert!(log_filter("waypost=loudly").unwrap_err().contains("waypost=loudly"));
     }
 }

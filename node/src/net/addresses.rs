@@ -58,6 +58,20 @@ fn verb(what_for: Use) -> &'static str {
     }
 }
 
+/// What other hosts may be told of where a node listens: on a loopback address everybody finds himself. A node that
+/// listens on nothing else is told of all the same; its neighbours live on the same host.
+#[must_use]
+pub fn for_others(addresses: &[Multiaddr]) -> Vec<String> {
+    let is_loopback = |address: &&Multiaddr| match address.iter().next() {
+        Some(Protocol::Ip4(ip)) => ip.is_loopback(),
+        Some(Protocol::Ip6(ip)) => ip.is_loopback(),
+        _ => false,
+    };
+    let (loopback, others): (Vec<&Multiaddr>, Vec<&Multiaddr>) = addresses.iter().partition(is_loopback);
+    let told = if others.is_empty() { loopback } else { others };
+    told.into_iter().map(Multiaddr::to_string).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,5 +92,13 @@ mod tests {
         for wrong in ["/ip4/192.0.2.1/tcp/0", "/ip4/192.0.2.1/udp/1", "/unix/x", "/ip4/192.0.2.1/udp/1/quic"] {
             assert!(check_peer(wrong).unwrap_err().contains("to dial"), "{wrong}");
         }
+    }
+
+    #[test]
+    fn others_are_told_of_no_loopback_address_unless_there_is_nothing_else() {
+        let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<Multiaddr>>();
+        let (near, far) = (["/ip4/127.0.0.1/tcp/1", "/ip6/::1/udp/1/quic-v1"], "/ip4/192.0.2.1/tcp/1");
+        assert_eq!(for_others(&addresses(&near)), near);
+        assert_eq!(for_others(&addresses(&[near[0], far, near[1]])), [far]);
     }
 }

@@ -20,6 +20,7 @@ use waypost_core::engine::input::Input;
 use waypost_core::id::NodeId;
 
 use super::Dial;
+use super::addresses;
 use super::dial::{Attempt, Ending, Schedule};
 use super::frames::Heard;
 use super::hello::{Acceptor, Opener};
@@ -357,7 +358,7 @@ impl Events {
     /// Tells the engine; when it is busy, the next tick does.
     fn tell_listening(&mut self) {
         if self.is_listening_news {
-            let addresses = self.listening.borrow().addresses.iter().map(Multiaddr::to_string).collect();
+            let addresses = addresses::for_others(&self.listening.borrow().addresses);
             let told = self.local.inputs.try_push(Input::ListenAddressesChanged { addresses });
             self.is_listening_news = told.is_err();
         }

@@ -18,7 +18,7 @@ mod tests;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-pub use addresses::{check_listen, check_peer};
+pub use addresses::{check_listen, check_peer, for_others};
 use anyhow::Context as _;
 pub use libp2p::Multiaddr;
 use libp2p::PeerId;

@@ -39,7 +39,13 @@ fn main() -> Result<ExitCode> {
         println!("FAILED: the second run told another story");
         return Ok(ExitCode::FAILURE);
     }
+    if args.twice {
+        println!("the second run told the same story");
+    }
     if verdict.broken.is_none() {
+        if args.shrink {
+            println!("nothing to shrink");
+        }
         return Ok(ExitCode::SUCCESS);
     }
     if args.shrink {

@@ -421,14 +421,17 @@ fn ending_name(code: u32, reason: u32, late: bool) -> String {
     }
 }
 
-/// The state to show: the highest rung, an ending before `held`, a sub-state before `delivered`; never a notice.
+/// The state to show: the highest rung, an ending before `held`, a sub-state before `delivered`; never a notice, and
+/// nothing that came after another ending than `delivered`: a message has one (promise P3).
 fn highest(ladder: &[Rung]) -> String {
+    let late = ladder.iter().any(|rung| rung.state == "arrived late");
     let rank = |state: &str| match state.split(':').next().unwrap_or(state) {
         "delayed" => 0,
         "accepted" => 1,
         "held" => 2,
         "arrived late" => 3,
         "delivered" => 5,
+        "consumed" | "refused" | "dead-lettered" if late => 3,
         "consumed" | "refused" | "dead-lettered" => 6,
         _ => 4,
     };

@@ -218,7 +218,9 @@ pub enum Refusal {
         count: usize,
     },
     /// No room until something ends.
-    #[error("the outbox is full ({used} of {limit} {unit}): retry after {retry_after_ms} ms")]
+    #[error(
+        "the outbox is full ({used} of {limit} {unit}, which leaves no room for this): retry after {retry_after_ms} ms"
+    )]
     OutboxFull {
         /// Filled.
         used: u64,

@@ -33,6 +33,8 @@ fn main() -> anyhow::Result<ExitCode> {
         let end = if tally.failed.is_some() { "  FAILED" } else { "" };
         println!("{name:<12} {:>12} {rate:>10.0} {:>9}{end}", tally.runs, tally.classes.len());
     }
-    let failed = tallies.values().any(|tally| tally.failed.is_some());
+    let failures = tallies.values().filter(|tally| tally.failed.is_some()).count();
+    println!("targets={} failures={failures}", tallies.len());
+    let failed = failures > 0;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
