@@ -84,11 +84,22 @@ async fn mistakes_on_the_command_line_are_2_and_in_the_configuration_78() {
 #[tokio::test]
 async fn refusals_end_with_their_exit_codes() {
     let office = Office::open();
-    assert_eq!(office.exit(&["send", "jobs@nobody"]).await, 1);
+    assert_eq!(office.exit(&["send", "jobs@nobody"]).await, 75);
     assert_eq!(office.exit(&["send", "jobs@reused"]).await, 1);
     assert_eq!(office.exit(&["send", "jobs@full"]).await, 75);
     assert_eq!(office.exit(&["invite"]).await, 75);
     assert_eq!(office.exit(&["send", "jobs@b", "/nowhere/file"]).await, 1);
+}
+
+/// Who waits for a delivery waits for the name as well, says so once, and no longer than told.
+#[tokio::test]
+async fn a_name_nobody_has_yet_is_waited_for() {
+    let office = Office::open();
+    let args = ["send", "jobs@nobody", "--wait", "delivered", "--timeout", "600ms"];
+    let (code, _, err) = office.run(&args, b"").await;
+    assert_eq!(code, 75);
+    assert_eq!(err.matches("waiting for that").count(), 1, "{err}");
+    assert!(office.count("Submitted") >= 2, "it asked again");
 }
 
 #[tokio::test]
