@@ -86,12 +86,13 @@ impl Sources {
         while let Some(path) = self.files.front() {
             let full = batch.len() == BATCH_MESSAGES || bytes + FRAGMENT > BATCH_BYTES;
             let large = open_file(path).await?;
-            let small = large.size.is_some_and(|size| size <= FRAGMENT as u64);
+            // What standard input holds is known once it is read: alone, for it may be large.
+            let (small, unknown) = (large.size.is_some_and(|size| size <= FRAGMENT as u64), large.size.is_none());
             if !batch.is_empty() && (full || !small) {
                 break;
             }
             self.files.pop_front();
-            if !small {
+            if !small && !unknown {
                 return Ok(Some(Source::Large(large)));
             }
             match read_small(large).await? {
